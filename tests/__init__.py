@@ -1,0 +1,1 @@
+"""The tests: each mirrors the source it holds to its promises."""

@@ -1,0 +1,1 @@
+"""Tests that the contract other programs rely on is kept whole."""

@@ -1,0 +1,1 @@
+"""Tests that break something on purpose and check that the promises hold."""

@@ -1,0 +1,1 @@
+"""Tests on real parts: OpenBao, SQLite, PostgreSQL, and the wire."""

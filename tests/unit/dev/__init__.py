@@ -1,0 +1,1 @@
+"""Tests of `vault_service.dev`: what needs no running stack."""

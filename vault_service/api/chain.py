@@ -1,0 +1,159 @@
+"""The one chain that every call passes, whatever its method: access, deadline, identity, errors, metrics.
+
+A handler gets a message and a `Peer`; whatever it raises ends here and becomes a status that repeats
+nothing. A method that `ACCESS` does not name fails closed.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+import grpc
+import structlog
+
+from vault_service.api.metrics import CALLS, SECONDS
+from vault_service.api.status import wire_status
+from vault_service.audit.refusals import RefusalKey, RefusalMeter
+from vault_service.errors import CallError, Reason
+from vault_service.identity.caller import Caller, PersonClaim
+from vault_service.identity.certificate import CertifiedClient, certified_client
+from vault_service.identity.person import PersonVerifier
+
+PERSON_KEY: Final = "ssn-vault-person"  # metadata key of the person's token (contract)
+_log: Final = structlog.stdlib.get_logger("ssn_vault.api")
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Access(StrEnum):
+    """What a method's callers must be allowed; the operations ask the policy for it inside the transaction."""
+
+    TOKENIZE = "tokenize"
+    DETOKENIZE = "detokenize"
+    LINKAGE = "linkage"
+
+
+ACCESS: Final[dict[str, Access]] = {
+    "Tokenize": Access.TOKENIZE,
+    "TokenizeStream": Access.TOKENIZE,
+    "Detokenize": Access.DETOKENIZE,
+    "LinkageMatch": Access.LINKAGE,
+    "LinkageMatchStream": Access.LINKAGE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end: the caller, and the serial number of its certificate."""
+
+    caller: Caller
+    certificate: str
+
+
+class Chain:
+    """Wraps handlers."""
+
+    def __init__(
+        self, trust_domain: str, people: PersonVerifier, meter: RefusalMeter, least_seconds_left: float
+    ) -> None:
+        self._trust_domain = trust_domain
+        self._people = people
+        self._meter = meter
+        self._least_seconds_left = least_seconds_left
+
+    def unary(
+        self, method: str, handle: Callable[[Request, Peer], Awaitable[Response]]
+    ) -> Callable[[Request, Context], Awaitable[Response]]:
+        """The handler of a unary method."""
+        access = ACCESS.get(method)
+
+        async def handler(request: Request, context: Context) -> Response:
+            began = time.perf_counter()
+            try:
+                peer = await self._admit(access, context)
+                response = await handle(request, peer)
+            except BaseException as error:  # noqa: BLE001 - no exception's text may reach the client
+                await self._fail(method, context, error, began)
+                raise AssertionError from None
+            CALLS.labels(method, "OK").inc()
+            SECONDS.labels(method).observe(time.perf_counter() - began)
+            return response
+
+        return handler
+
+    def stream(
+        self,
+        method: str,
+        handle: Callable[[AsyncIterator[Request], Peer], AsyncIterator[Response]],
+    ) -> Callable[[AsyncIterator[Request], Context], AsyncIterator[Response]]:
+        """The handler of a bidirectional method: a message is read when the one before it was answered."""
+        access = ACCESS.get(method)
+
+        async def handler(requests: AsyncIterator[Request], context: Context) -> AsyncIterator[Response]:
+            began = time.perf_counter()
+            try:
+                peer = await self._admit(access, context)
+                async for response in handle(requests, peer):
+                    yield response
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # noqa: BLE001 - no exception's text may reach the client
+                await self._fail(method, context, error, began)
+            CALLS.labels(method, "OK").inc()
+            SECONDS.labels(method).observe(time.perf_counter() - began)
+
+        return handler
+
+    async def _admit(self, access: Access | None, context: Context) -> Peer:
+        if access is None:
+            raise CallError(Reason.NOT_PERMITTED)
+        left = context.time_remaining()
+        if left is not None and left < self._least_seconds_left:  # type: ignore[redundant-expr]  # None: no deadline
+            # The client will not wait for the answer: nothing is disclosed that nobody receives.
+            raise CallError(Reason.OVERLOADED)
+        client = self._client(context)
+        return Peer(Caller(client.name, await self._person(context)), client.serial)
+
+    def _client(self, context: Context) -> CertifiedClient:
+        # Not by the peer's address: another connection can come from it later.
+        pem = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
+        return certified_client(pem, self._trust_domain) if pem else CertifiedClient(None, "")
+
+    async def _person(self, context: Context) -> PersonClaim | None:
+        tokens = [value for key, value in context.invocation_metadata() or () if key == PERSON_KEY]
+        if not tokens:
+            return None
+        token = tokens[0]
+        if len(tokens) != 1 or not isinstance(token, str):
+            return PersonClaim(None)
+        return self._people.known(token) or await asyncio.to_thread(self._people.verify, token)
+
+    async def _fail(self, method: str, context: Context, error: BaseException, began: float) -> None:
+        """End the call with the status of `error`; raises always."""
+        if isinstance(error, asyncio.CancelledError):
+            CALLS.labels(method, "CANCELLED").inc()
+            raise error
+        if not isinstance(error, CallError):
+            error_id = uuid.uuid4().hex
+            _log.error("internal error", method=method, error_id=error_id, error=type(error).__name__, at=_place(error))
+            error = CallError(Reason.INTERNAL, error_id=error_id)
+        if error.reason is Reason.OVERLOADED:
+            client = self._client(context).name
+            self._meter.withhold(RefusalKey(client or "invalid", method, error.reason.value))
+        CALLS.labels(method, error.reason.value).inc()
+        SECONDS.labels(method).observe(time.perf_counter() - began)
+        await context.abort(*wire_status(error))
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of an exception's trace: where, without what."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}" if trace else "unknown"

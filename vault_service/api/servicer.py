@@ -1,0 +1,85 @@
+"""The five methods of the contract, each a message turned into a call, run in a batch, and turned back."""
+
+from collections.abc import AsyncIterator
+
+import grpc
+
+from ssnvault.v1 import ssn_vault_pb2 as pb
+from vault_service.api import convert
+from vault_service.api.chain import Chain, Peer
+from vault_service.batching import Batcher
+from vault_service.operations.call import Call
+
+SERVICE = "ssnvault.v1.SsnVault"
+
+
+class Servicer:
+    """Handles messages; the chain has said who sent them."""
+
+    def __init__(self, batcher: Batcher[Call]) -> None:
+        self._batcher = batcher
+
+    async def tokenize(self, request: pb.TokenizeRequest, peer: Peer) -> pb.TokenizeResponse:
+        """Tokenize."""
+        call = convert.tokenize_call(request, peer.caller, peer.certificate)
+        await self._batcher.run(call)
+        return convert.tokenize_response(request, call)
+
+    async def tokenize_stream(
+        self, requests: AsyncIterator[pb.TokenizeRequest], peer: Peer
+    ) -> AsyncIterator[pb.TokenizeResponse]:
+        """TokenizeStream: each message its own check and transaction."""
+        async for request in requests:
+            yield await self.tokenize(request, peer)
+
+    async def detokenize(self, request: pb.DetokenizeRequest, peer: Peer) -> pb.DetokenizeResponse:
+        """Detokenize."""
+        call = convert.detokenize_call(request, peer.caller, peer.certificate)
+        await self._batcher.run(call)
+        return convert.detokenize_response(request, call)
+
+    async def linkage_match(
+        self, request: pb.LinkageMatchRequest, peer: Peer, stream_agreement: str = ""
+    ) -> pb.LinkageMatchResponse:
+        """LinkageMatch."""
+        call = convert.linkage_call(request, peer.caller, peer.certificate, stream_agreement)
+        await self._batcher.run(call)
+        return convert.linkage_response(request, call)
+
+    async def linkage_match_stream(
+        self, requests: AsyncIterator[pb.LinkageMatchRequest], peer: Peer
+    ) -> AsyncIterator[pb.LinkageMatchResponse]:
+        """LinkageMatchStream: one agreement, each message its own check and transaction."""
+        agreement = ""
+        async for request in requests:
+            agreement = agreement or request.agreement
+            yield await self.linkage_match(request, peer, agreement)
+
+
+def method_handlers(servicer: Servicer, chain: Chain) -> grpc.GenericRpcHandler:
+    """The service's handlers, each behind the chain."""
+
+    def unary(method: str, handle: object, request: type, response: type) -> object:
+        return grpc.unary_unary_rpc_method_handler(
+            chain.unary(method, handle),  # type: ignore[arg-type]  # one of the pairs below
+            request_deserializer=request.FromString,  # type: ignore[attr-defined]  # a message class
+            response_serializer=response.SerializeToString,  # type: ignore[attr-defined]  # a message class
+        )
+
+    def stream(method: str, handle: object, request: type, response: type) -> object:
+        return grpc.stream_stream_rpc_method_handler(
+            chain.stream(method, handle),  # type: ignore[arg-type]  # one of the pairs below
+            request_deserializer=request.FromString,  # type: ignore[attr-defined]  # a message class
+            response_serializer=response.SerializeToString,  # type: ignore[attr-defined]  # a message class
+        )
+
+    handlers = {
+        "Tokenize": unary("Tokenize", servicer.tokenize, pb.TokenizeRequest, pb.TokenizeResponse),
+        "TokenizeStream": stream("TokenizeStream", servicer.tokenize_stream, pb.TokenizeRequest, pb.TokenizeResponse),
+        "Detokenize": unary("Detokenize", servicer.detokenize, pb.DetokenizeRequest, pb.DetokenizeResponse),
+        "LinkageMatch": unary("LinkageMatch", servicer.linkage_match, pb.LinkageMatchRequest, pb.LinkageMatchResponse),
+        "LinkageMatchStream": stream(
+            "LinkageMatchStream", servicer.linkage_match_stream, pb.LinkageMatchRequest, pb.LinkageMatchResponse
+        ),
+    }
+    return grpc.method_handlers_generic_handler(SERVICE, handlers)  # type: ignore[arg-type]  # made above

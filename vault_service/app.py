@@ -1,0 +1,219 @@
+"""The one place that wires everything: settings in, a running server out, and its orderly end."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, TextIO
+
+import sqlalchemy as sa
+import structlog
+import uvloop
+
+from vault_service.api.chain import Chain
+from vault_service.api.metrics import HttpPort
+from vault_service.api.server import make_server, set_health
+from vault_service.api.servicer import Servicer, method_handlers
+from vault_service.audit.refusals import RefusalMeter
+from vault_service.audit.stream import HashStream
+from vault_service.batching import Batcher
+from vault_service.config import Settings, VaultSettings
+from vault_service.errors import CallError, ConfigurationError, StoreError
+from vault_service.identity.person import PersonVerifier
+from vault_service.keys.keyring import Keyring
+from vault_service.keys.transit import AppRole, Login, TokenFile, Vault
+from vault_service.operations.call import Call
+from vault_service.operations.runner import Runner
+from vault_service.orders.control import Control
+from vault_service.orders.processor import OrderProcessor
+from vault_service.orders.state import Signers
+from vault_service.process import log_as_json, refuse_dumps
+from vault_service.storage.engine import Store, check_durability, describe, open_store
+from vault_service.storage.schema import check_schema
+
+_HEALTH_SECONDS: Final = 0.5  # between two looks at store and keys
+_TIDY_SECONDS: Final = 60.0
+_log: Final = structlog.stdlib.get_logger("ssn_vault.app")
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a server that listens can tell: its address (`host:port`) and whether it can serve calls now."""
+
+    address: str
+    metrics_port: int | None
+    ready: Callable[[], bool]
+
+
+def vault_login(settings: VaultSettings) -> Login:
+    """The server's login at Vault; ConfigurationError unless exactly one kind is set."""
+    if settings.token_file and not (settings.role_id_file or settings.secret_id_file):
+        return TokenFile(settings.token_file)
+    if settings.role_id_file and settings.secret_id_file and not settings.token_file:
+        return AppRole(settings.role_id_file, settings.secret_id_file)
+    raise ConfigurationError("vault needs token_file, or role_id_file and secret_id_file")
+
+
+def open_vault(settings: VaultSettings, login: Login) -> Vault:
+    """Vault, as configured, under `login`."""
+    return Vault(
+        settings.address,
+        login,
+        ca_file=settings.ca_file,
+        namespace=settings.namespace,
+        timeout=settings.timeout,
+    )
+
+
+def run_server(
+    settings: Settings, on_serving: Callable[[Serving], None] | None = None, log: TextIO = sys.stdout
+) -> None:
+    """Serve until SIGTERM or SIGINT; `on_serving` is called, in the event loop, once the server listens.
+
+    `log` gets the log, and the hash of every event of the disclosure record.
+
+    ConfigurationError or StoreError when it cannot start. Every call that was begun is finished, within
+    `drain_seconds`.
+    """
+    refuse_dumps()
+    log_as_json(log)
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        async with serving(settings, log) as server:
+            if on_serving is not None:
+                on_serving(server)
+            await stop.wait()
+
+    uvloop.run(main())
+
+
+@asynccontextmanager
+async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
+    """A server that listens for as long as the block runs."""
+    limits = settings.limits
+    store = await asyncio.to_thread(_checked_store, settings)
+    vault = open_vault(settings.vault, vault_login(settings.vault))
+    keyring = Keyring(vault.unwrap, settings.keys.lease_seconds)
+    signers = Signers(frozenset(settings.policy.signers), settings.policy.signatures)
+    control = Control(store, vault.public_keys, signers, keyring)
+    meter = RefusalMeter(settings.audit.refusals_per_minute)
+    stream = HashStream(log.fileno())
+    runner = Runner(store, control, keyring, meter, stream, limits)
+    await asyncio.to_thread(_first_state, store, control)
+    keyring.start()
+    orders = OrderProcessor(store, control, stream)
+    orders.start()
+    batcher = Batcher[Call](
+        runner.execute,
+        threads=limits.transactions_at_once if store.postgresql else 1,
+        items_per_transaction=limits.items_per_transaction,
+        calls_at_once=limits.calls_at_once,
+        items_at_once=limits.items_at_once,
+    )
+    chain = Chain(settings.server.trust_domain, PersonVerifier(settings.issuers), meter, limits.least_seconds_left)
+    server, health, port = make_server(settings.server, limits, method_handlers(Servicer(batcher), chain))
+    state = _Health(store, control, keyring)
+    http = None
+    if settings.server.metrics_port >= 0:
+        http = HttpPort(settings.server.metrics_host, settings.server.metrics_port, lambda: state.ready)
+    await set_health(health, serving=False)
+    await server.start()
+    _log.info("listening", port=port, metrics_port=http.port if http else None, pid=os.getpid())
+
+    async def watch_health() -> None:
+        while True:
+            ready = await asyncio.to_thread(state.look)
+            await set_health(health, serving=ready)
+            await asyncio.sleep(_HEALTH_SECONDS)
+
+    async def tidy() -> None:
+        while True:
+            await asyncio.sleep(_TIDY_SECONDS)
+            await asyncio.to_thread(runner.tidy)
+
+    tasks = [asyncio.create_task(watch_health()), asyncio.create_task(tidy())]
+    try:
+        yield Serving(f"{settings.server.host}:{port}", http.port if http else None, lambda: state.ready)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await health.enter_graceful_shutdown()
+        await server.stop(settings.server.drain_seconds)
+        await asyncio.to_thread(_close, batcher, orders, runner, keyring, vault, store, http)
+        _log.info("stopped")
+
+
+class _Health:
+    """Whether calls can be served: the store answers, nothing was tampered with, the keys are there."""
+
+    def __init__(self, store: Store, control: Control, keyring: Keyring) -> None:
+        self._store = store
+        self._control = control
+        self._keyring = keyring
+        self.ready = False
+
+    def look(self) -> bool:
+        """Look now; blocks for as long as the store does."""
+        try:
+            with self._store.reading() as connection:
+                connection.execute(sa.text("SELECT epoch FROM control"))
+            state = self._control.state
+            ready = (
+                not self._control.tampered
+                and state.policy_version > 0
+                and not state.missing_keys()
+                and self._keyring.complete
+            )
+        except sa.exc.SQLAlchemyError:
+            ready = False
+        if ready != self.ready:
+            _log.info("serving" if ready else "not serving")
+        self.ready = ready
+        return ready
+
+
+def _checked_store(settings: Settings) -> Store:
+    store = open_store(settings.database.full_url(), connections=settings.limits.transactions_at_once + 3)
+    try:
+        check_schema(store)
+        check_durability(store)
+    except sa.exc.SQLAlchemyError as error:
+        raise StoreError(f"the database cannot be used: {describe(error)}") from None
+    return store
+
+
+def _first_state(store: Store, control: Control) -> None:
+    """Read the log of orders; without Vault this waits for the first call instead."""
+    with store.transaction() as tx:
+        epoch = tx.epoch
+    try:
+        control.refresh(epoch)
+    except CallError as error:
+        _log.warning("the log of orders cannot be verified yet", reason=error.reason)
+
+
+def _close(
+    batcher: Batcher[Call],
+    orders: OrderProcessor,
+    runner: Runner,
+    keyring: Keyring,
+    vault: Vault,
+    store: Store,
+    http: HttpPort | None,
+) -> None:
+    batcher.stop()
+    orders.stop()
+    runner.tidy()
+    keyring.stop()
+    vault.close()
+    store.close()
+    if http is not None:
+        http.close()

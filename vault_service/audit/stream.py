@@ -1,0 +1,40 @@
+"""The log stream: the hash of every event leaves the process before the answer does.
+
+A superuser of the database can make an event vanish from it, even inside a commit; not from this stream. One
+JSON line a transaction goes to a file descriptor; when it cannot be written the calls fail with
+AUDIT_UNAVAILABLE and no plaintext leaves.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Sequence
+
+from vault_service.errors import CallError, Reason
+from vault_service.storage.events import EventRow
+
+
+class HashStream:
+    """Writes to `descriptor` (standard output in production). Any thread may write."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+        self._broken_line = False
+
+    def announce(self, events: Sequence[EventRow]) -> None:
+        """Write the ids and hashes of committed events. CallError AUDIT_UNAVAILABLE when that fails."""
+        if not events:
+            return
+        line = json.dumps({"logger": "ssn_vault.events", "events": [[e.id, e.hash.hex()] for e in events]})
+        data = line.encode() + b"\n"
+        with self._lock:
+            if self._broken_line:
+                data = b"\n" + data  # an earlier line was cut off: this one starts afresh
+            try:
+                while data:
+                    written = os.write(self._descriptor, data)
+                    self._broken_line = written < len(data)
+                    data = data[written:]
+            except OSError:
+                raise CallError(Reason.AUDIT_UNAVAILABLE) from None

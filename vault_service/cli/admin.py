@@ -1,0 +1,171 @@
+"""An admin at work: one person's Vault login, the admins' database role, and orders from signing to outcome."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from vault_service.app import open_vault
+from vault_service.config import DatabaseSettings, Settings, load_settings
+from vault_service.errors import ConfigurationError, OrderRefusedError, StoreError
+from vault_service.keys.transit import TokenFile, TokenValue, Vault, person_key_name
+from vault_service.orders.order import Action, Order, new_order, parse_order
+from vault_service.orders.state import ControlState, Signers, apply, signatures_needed
+from vault_service.storage.engine import Store, open_store
+from vault_service.storage.orders import (
+    OrderRow,
+    OutcomeRow,
+    SignatureRow,
+    in_force_after,
+    insert_order,
+    insert_signature,
+    newest_orders,
+    read_orders,
+)
+
+DEFAULT_PERSON: Final = "key-admin-a"  # of a development home
+WAIT_SECONDS: Final = 30.0
+_POLL_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which installation a command is for, and who acts: the options that every command has."""
+
+    home: Path | None = None
+    config: Path | None = None
+    person: str | None = None
+    token_file: Path | None = None
+
+    def settings(self) -> Settings:
+        """The configuration; ConfigurationError when none is named."""
+        if self.home is not None:
+            file = self.home / "config.toml"
+            if not file.is_file():
+                raise ConfigurationError(f"there is no development stack in {self.home}")
+            return load_settings(file)
+        return load_settings(self.config)
+
+    def login(self, person: str | None = None) -> TokenFile | TokenValue:
+        """The login of the person who acts, or in development of `person`."""
+        if self.token_file is not None and person is None:
+            return TokenFile(self.token_file)
+        if self.home is not None:
+            return TokenFile(self.home / "people" / f"{person or self.person or DEFAULT_PERSON}.token")
+        if person is not None or self.person is not None:
+            raise ConfigurationError("--as and --second are for a development home only")
+        if token := os.environ.get("VAULT_TOKEN"):
+            return TokenValue(token)
+        return TokenFile(Path.home() / ".vault-token")
+
+
+@contextmanager
+def role_store(settings: Settings, database: DatabaseSettings | None) -> Iterator[Store]:
+    """The database under one role's settings, the server's where that role has none (SQLite has no roles)."""
+    store = open_store((database or settings.database).full_url(), connections=2)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+class Admin:
+    """One person, one installation."""
+
+    def __init__(self, settings: Settings, store: Store, vault: Vault) -> None:
+        self.settings = settings
+        self.store = store
+        self.vault = vault
+        self.signers = Signers(frozenset(settings.policy.signers), settings.policy.signatures)
+        person = vault.person_name()
+        if person is None:
+            raise OrderRefusedError("this Vault token belongs to no person; log in as yourself")
+        self.person = person
+
+    def ask(self, action: Action, arguments: Mapping[str, Any]) -> Order:
+        """Sign an order as this person and put it where the servers look."""
+        order = new_order(action, self.person, arguments, time.time_ns() // 1_000_000)
+        signature = self._signature(order)
+        with self.store.engine.begin() as connection:
+            insert_order(connection, order.id, order.body)
+            insert_signature(connection, order.id, signature)
+        return order
+
+    def sign(self, order_id: str) -> Order:
+        """Add this person's signature to an order that waits. OrderRefusedError when there is none to sign."""
+        row = self.find(order_id)
+        order = parse_order(row.body)
+        if row.outcome is not None:
+            raise OrderRefusedError(f"the order was decided already: {row.outcome.outcome}")
+        if order.expires < time.time_ns() // 1_000_000:
+            raise OrderRefusedError("the order has expired")
+        if self.person in {signature.person for signature in row.signatures}:
+            raise OrderRefusedError("you have signed it; another person must")
+        signature = self._signature(order)
+        with self.store.engine.begin() as connection:
+            insert_signature(connection, order.id, signature)
+        return order
+
+    def find(self, order_id: str) -> OrderRow:
+        """The order of this id, or of the only id that starts so. OrderRefusedError when there is none."""
+        with self.store.reading() as connection:
+            rows = read_orders(connection, [order_id])
+            if not rows:
+                ids = [row.id for row in newest_orders(connection, 1000) if row.id.startswith(order_id)]
+                rows = read_orders(connection, ids) if len(ids) == 1 else []
+        if not rows:
+            raise OrderRefusedError("there is no order of this id")
+        return rows[0]
+
+    def wait(self, order: Order, seconds: float = WAIT_SECONDS) -> OutcomeRow | None:
+        """What became of the order; None when it waits for a second person. StoreError when no server decides."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with self.store.reading() as connection:
+                (row,) = read_orders(connection, [order.id])
+            if row.outcome is not None:
+                return row.outcome
+            if len(row.signatures) < signatures_needed(order, self.signers):
+                return None
+            if time.monotonic() > deadline:
+                raise StoreError("no server has decided the order yet: is one running? It stays valid for a day")
+            time.sleep(_POLL_SECONDS)
+
+    def state(self) -> ControlState:
+        """The state as the database tells it: for showing. Servers verify every signature before they obey."""
+        return read_state(self.store, self.signers)
+
+    def _signature(self, order: Order) -> SignatureRow:
+        version, signature = self.vault.sign(person_key_name(self.person), order.message)
+        return SignatureRow(self.person, version, signature)
+
+
+@contextmanager
+def admin(where: Where, person: str | None = None) -> Iterator[Admin]:
+    """The person of `where` (in development: `person`) at work."""
+    settings = where.settings()
+    vault = open_vault(settings.vault, where.login(person))
+    try:
+        with role_store(settings, settings.admin_database) as store:
+            yield Admin(settings, store, vault)
+    finally:
+        vault.close()
+
+
+def read_state(store: Store, signers: Signers) -> ControlState:
+    """The fold of the orders in force, taking every stored signature for good."""
+    state = ControlState()
+    try:
+        with store.reading() as connection:
+            rows = in_force_after(connection, 0)
+    except sa.exc.OperationalError as error:
+        raise StoreError("the database cannot be read") from error
+    for row in rows:
+        signed_by = [signature.person for signature in row.signatures]
+        state = apply(state, parse_order(row.body), signed_by, signers, row.applied_at or 0)
+    return state

@@ -1,0 +1,111 @@
+"""What every command shares: options, exit status, tables and JSON, questions before a change.
+
+Exit status: 0 done, 1 a check failed, 2 usage, 3 something overdue, 4 refused or a second person needed,
+5 Vault or database away, 130 interrupted.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from enum import IntEnum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vault_service.errors import (
+    CallError,
+    ConfigurationError,
+    OrderRefusedError,
+    PolicyInvalidError,
+    SsnVaultError,
+    StoreError,
+)
+from vault_service.keys.transit import VaultError
+from vault_service.storage.engine import describe
+
+console: Final = Console(highlight=False)
+errors: Final = Console(stderr=True, highlight=False)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Exit(IntEnum):
+    """Exit status of every command."""
+
+    DONE = 0
+    CHECK_FAILED = 1
+    USAGE = 2
+    OVERDUE = 3
+    REFUSED = 4
+    AWAY = 5
+    INTERRUPTED = 130
+
+
+Home = Annotated[Path | None, typer.Option("--home", help="Home directory of a development stack.")]
+Config = Annotated[Path | None, typer.Option("--config", help="Configuration file (else SSN_VAULT_CONFIG).")]
+As = Annotated[str | None, typer.Option("--as", help="Act as this person of the development home.")]
+Second = Annotated[str | None, typer.Option("--second", help="In development: this person signs too.")]
+TokenFileOption = Annotated[
+    Path | None, typer.Option("--token-file", help="File with your Vault token (else VAULT_TOKEN, ~/.vault-token).")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def stop(status: Exit, message: str) -> NoReturn:
+    """Say why on standard error and end with `status`."""
+    errors.print(message, markup=False, soft_wrap=True)
+    raise typer.Exit(status)
+
+
+def command(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn every known failure into words and an exit status."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (ConfigurationError, PolicyInvalidError) as error:
+            stop(Exit.USAGE, str(error))
+        except OrderRefusedError as error:
+            stop(Exit.REFUSED, f"refused: {error}")
+        except VaultError as error:
+            stop(Exit.AWAY if error.transient else Exit.REFUSED, f"Vault: {error}")
+        except StoreError as error:
+            stop(Exit.AWAY, str(error))
+        except sa.exc.ProgrammingError as error:
+            stop(Exit.REFUSED, f"this database role may not do that ({describe(error)})")
+        except sa.exc.SQLAlchemyError as error:
+            stop(Exit.AWAY, f"the database is away ({describe(error)})")
+        except CallError as error:
+            stop(Exit.AWAY, error.reason.value)
+        except SsnVaultError as error:
+            stop(Exit.CHECK_FAILED, str(error))
+        except KeyboardInterrupt:
+            raise typer.Exit(Exit.INTERRUPTED) from None
+
+    return run
+
+
+def print_json(value: Any) -> None:
+    """Machine-readable output."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table for people."""
+    table = Table(*columns, title=title or None, title_justify="left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console.print(table)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before a change; ends with REFUSED unless the answer is yes."""
+    if not yes and not typer.confirm(question):
+        stop(Exit.REFUSED, "nothing was changed")

@@ -1,0 +1,72 @@
+"""`ssn-vault serve`, `database migrate` and `status`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vault_service.app import run_server
+from vault_service.cli.admin import Where, admin
+from vault_service.cli.common import (
+    As,
+    Config,
+    Home,
+    Json,
+    TokenFileOption,
+    command,
+    console,
+    print_json,
+    print_table,
+)
+from vault_service.config import load_settings
+from vault_service.storage.engine import open_store
+from vault_service.storage.schema import migrate as migrate_schema
+
+database_app = typer.Typer(help="The database's schema.", no_args_is_help=True)
+
+
+@command
+def serve(
+    config: Annotated[Path | None, typer.Option("--config", help="Configuration file (else SSN_VAULT_CONFIG).")] = None,
+) -> None:
+    """Run the server until SIGTERM. Every setting can also be a variable: SSN_VAULT_SERVER__PORT=50051."""
+    run_server(load_settings(config))
+
+
+@database_app.command()
+@command
+def migrate(home: Home = None, config: Config = None) -> None:
+    """Bring the schema to this release's, with the schema owner's role (migrator_database)."""
+    settings = Where(home, config).settings()
+    store = open_store((settings.migrator_database or settings.database).full_url())
+    migrate_schema(store)
+    store.close()
+    console.print("the schema is this release's")
+
+
+@command
+def status(
+    home: Home = None, config: Config = None, as_: As = None, token_file: TokenFileOption = None, json: Json = False
+) -> None:
+    """What is in force: policy, keys, freezes, approvals."""
+    with admin(Where(home, config, as_, token_file)) as one:
+        state = one.state()
+    freezes: list[dict[str, Any]] = [
+        {"id": order_id, "kind": f.kind, "name": f.name, "reason": f.reason, "by": f.by}
+        for order_id, f in state.freezes_by_order.items()
+    ]
+    summary = {
+        "epoch": state.epoch,
+        "policy_version": state.policy_version,
+        "domains": sorted(state.policy.domains),
+        "clients": sorted(state.policy.clients),
+        "key_versions": sum(map(len, state.keys.values())),
+        "missing_keys": [name.transit for name in state.missing_keys()],
+        "freezes": freezes,
+        "approvals": len(state.approvals),
+    }
+    if json:
+        print_json(summary)
+        return
+    print_table("Status", ["what", "value"], [[k, v] for k, v in summary.items() if k != "freezes"])
+    print_table("Freezes", ["id", "kind", "name", "reason", "by"], [list(freeze.values()) for freeze in freezes])

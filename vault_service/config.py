@@ -1,0 +1,191 @@
+"""The server's settings: one typed place, each with its unit and default; unknown names are refused.
+
+A TOML file and `SSN_VAULT_*` variables come in (a variable wins: `SSN_VAULT_SERVER__PORT=50051`); one frozen
+`Settings` goes out. Secrets come by file path only, never in the file or the surroundings.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from vault_service.errors import ConfigurationError
+
+PREFIX: Final = "SSN_VAULT_"
+CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
+_STRICT: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = _STRICT
+
+
+class ServerSettings(_Section):
+    """The gRPC server and its certificates."""
+
+    host: str = "127.0.0.1"  # address to listen on
+    port: int = Field(default=50051, ge=0, le=65535)  # 0 takes a free one
+    cert: Path  # PEM chain of the server; read again when it changes
+    key: Path  # PEM private key
+    client_ca: Path  # PEM bundle that client certificates must descend from
+    trust_domain: str  # of the clients' SPIFFE ids
+    reflection: bool = False  # lets tools list the methods; development only
+    drain_seconds: Positive = 10.0  # on SIGTERM, how long running calls may take to end
+    metrics_host: str = "127.0.0.1"  # /metrics, /livez, /readyz: plain HTTP, no secrets
+    metrics_port: int = Field(default=0, ge=-1, le=65535)  # 0 takes a free one, -1 opens none
+
+
+class LimitSettings(_Section):
+    """Bounds on what the server takes on at once; beyond them it answers OVERLOADED."""
+
+    message_bytes: Count = 4 * 1024 * 1024  # largest request
+    calls_at_once: Count = 1024  # calls and stream messages being worked on
+    items_at_once: Count = 32_768  # items of those calls together
+    items_per_call: int = Field(default=1000, gt=0, le=1000)  # contract: 1,000
+    items_per_transaction: Count = 2000  # a larger call has one of its own
+    transactions_at_once: Count = 2  # database threads; SQLite always has one
+    least_seconds_left: float = Field(default=0.01, ge=0)  # a call whose deadline is nearer is not begun
+
+
+class DatabaseSettings(_Section):
+    """One role's way to the database. A password stands in a file of its own, never in the URL."""
+
+    url: str = Field(repr=False)  # SQLAlchemy URL: postgresql+psycopg://user@host/name or sqlite:////path
+    password_file: Path | None = None
+
+    def full_url(self) -> sa.URL:
+        """The URL with the password in it; ConfigurationError when the file cannot be read."""
+        url = sa.make_url(self.url)
+        if self.password_file is None:
+            return url
+        try:
+            return url.set(password=self.password_file.read_text("utf-8").strip())
+        except OSError as error:
+            raise ConfigurationError(f"database.password_file cannot be read: {error.strerror}") from None
+
+
+class VaultSettings(_Section):
+    """Vault's address and the server's login there: an AppRole, or a file with a token."""
+
+    address: str
+    ca_file: Path | None = None
+    namespace: str | None = None
+    timeout: Positive = 5.0  # seconds for a call with its retries
+    token_file: Path | None = None
+    role_id_file: Path | None = None
+    secret_id_file: Path | None = None
+
+
+class KeySettings(_Section):
+    """How long unwrapped keys may live in memory."""
+
+    lease_seconds: Positive = 300.0  # then gone, unless Vault was asked again; renewed at half of it
+
+
+class IssuerSettings(_Section):
+    """One issuer of persons' tokens (RFC 7519); its keys come from a URL or a file (JWKS, RFC 7517)."""
+
+    issuer: str
+    audience: str
+    jwks_url: str | None = None
+    jwks_file: Path | None = None
+    ca_file: Path | None = None
+    person_claim: str = "sub"  # the claim that holds the person's name in the policy
+    algorithms: tuple[Literal["RS256", "ES256", "EdDSA", "PS256"], ...] = ("RS256",)
+    longest_life: float = Field(default=600.0, gt=0, le=600)  # seconds between iat and exp
+    leeway: float = Field(default=5.0, ge=0, le=60)  # seconds that clocks may differ
+
+
+class PolicySettings(_Section):
+    """Whose signatures make a policy valid. It stands here, so that no database can say otherwise."""
+
+    signers: tuple[str, ...]
+    signatures: int = Field(default=2, ge=2)
+
+
+class AuditSettings(_Section):
+    """The disclosure record."""
+
+    refusals_per_minute: Count = 60  # of one client, method and reason; more are counted in one event a minute
+
+
+class Settings(BaseSettings):
+    """Everything `ssn-vault` takes from outside."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    server: ServerSettings
+    database: DatabaseSettings  # the server's role
+    admin_database: DatabaseSettings | None = None  # the admins' role, for the command line
+    auditor_database: DatabaseSettings | None = None  # the auditors' role, for the command line
+    migrator_database: DatabaseSettings | None = None  # the schema's owner, for `database migrate`
+    vault: VaultSettings
+    policy: PolicySettings
+    issuers: tuple[IssuerSettings, ...] = ()
+    limits: LimitSettings = LimitSettings()
+    keys: KeySettings = KeySettings()
+    audit: AuditSettings = AuditSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Variables before the file; nothing else."""
+        path = init_settings.init_kwargs.get("_file") if hasattr(init_settings, "init_kwargs") else None
+        file = _File(settings_cls, path) if path is not None else None
+        return (env_settings, file) if file else (env_settings,)
+
+
+class _File(TomlConfigSettingsSource):
+    """The TOML file, as one more source."""
+
+    def __init__(self, settings_cls: type[BaseSettings], path: Path) -> None:
+        super().__init__(settings_cls, toml_file=path)
+
+
+def load_settings(file: Path | None = None) -> Settings:
+    """The settings of `file` (else of `SSN_VAULT_CONFIG`) and of the variables.
+
+    ConfigurationError names every setting that is missing, unknown or wrong; never a value.
+    """
+    path = file or (Path(found) if (found := os.environ.get(CONFIG_VARIABLE)) else None)
+    if path is not None and not path.is_file():
+        raise ConfigurationError(f"there is no configuration file at {path}")
+    _refuse_unknown_variables()
+    try:
+        return Settings(**({"_file": path} if path else {}))  # type: ignore[arg-type]  # read by the sources
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
+        raise ConfigurationError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(f"the configuration file cannot be read: {type(error).__name__}") from None
+
+
+def _refuse_unknown_variables() -> None:
+    """A misspelt variable would pass silently and leave a default in force."""
+    for name in os.environ:
+        if name.startswith(PREFIX) and name != CONFIG_VARIABLE:
+            model: Any = Settings
+            for part in name.removeprefix(PREFIX).lower().split("__"):
+                field = getattr(model, "model_fields", {}).get(part)
+                if field is None:
+                    raise ConfigurationError(f"{name} is not a setting")
+                parts = [kind for kind in get_args(field.annotation) if kind is not type(None)]
+                model = parts[0] if parts else field.annotation

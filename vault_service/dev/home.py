@@ -1,0 +1,199 @@
+"""The development home: its files, its lock, and the settings of the server that runs on it.
+
+A directory, a port and a database URL come in; files that every command understands go out. The names of
+the files are a contract (ready.json, config.toml, policy.yaml, people/NAME.token).
+"""
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from vault_service.dev.bootstrap import TRUST_DOMAIN, VaultSetup, login_person, prepare_vault, server_approle
+from vault_service.dev.certificates import Certificates, write_certificates
+from vault_service.errors import ConfigurationError
+from vault_service.keys.transit import AUDIT_KEY, Vault
+from vault_service.policy.file import parse_policy
+from vault_service.policy.model import Policy, Role
+from vault_service.storage.engine import Store, open_store
+from vault_service.storage.schema import migrate
+
+SIGNERS: Final = ("key-admin-a", "key-admin-b")  # whose signatures make a policy valid in development
+_ROLES: Final = ("server", "admin", "auditor")
+
+
+class Home:
+    """One development home."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.absolute()
+        self.ready_file = self.directory / "ready.json"
+        self.config_file = self.directory / "config.toml"
+        self.policy_file = self.directory / "policy.yaml"
+        self.log_file = self.directory / "server.log"
+        self.openbao_directory = self.directory / "openbao"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Own the home for as long as the block runs. ConfigurationError when another stack does."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.directory / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigurationError(f"another stack runs in {self.directory}") from None
+            self.ready_file.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                self.ready_file.unlink(missing_ok=True)
+
+    def policy(self) -> Policy:
+        """The policy in policy.yaml; the sample policy is put there first when there is none."""
+        if not self.policy_file.exists():
+            sample = resources.files("vault_service.dev").joinpath("policy.yaml").read_text("utf-8")
+            self._write("policy.yaml", sample)
+        return parse_policy(self.policy_file.read_text("utf-8"))
+
+    def prepare(self, root: Vault, port: int, database_url: str | None) -> Certificates:
+        """Bring Vault, certificates, logins, database and config.toml into order; at every start."""
+        policy = self.policy()
+        admins = [name for name, person in policy.people.items() if Role.KEY_ADMIN in person.roles]
+        setup = prepare_vault(root, list(policy.people), admins)
+        certificates = write_certificates(root, self.directory / "certificates", list(policy.clients))
+        for name in policy.people:
+            self._write(f"people/{name}.token", login_person(root, name))
+        role_id, secret_id = server_approle(root)
+        self._write("server/role-id", role_id)
+        self._write("server/secret-id", secret_id)
+        public = Ed25519PublicKey.from_public_bytes(max(root.public_keys(AUDIT_KEY).items())[1])
+        pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        self._write("audit.pub.pem", pem.decode())
+        databases = self._prepare_database(database_url)
+        self._write("config.toml", self._config(root, setup, certificates, databases, port))
+        return certificates
+
+    def announce(self, address: str, certificates: Certificates, vault_address: str, database_url: str | None) -> None:
+        """Put ready.json in place."""
+        clients = {
+            name: {"cert": str(files.cert), "key": str(files.key), "p12": str(files.p12)}
+            for name, files in certificates.clients.items()
+        }
+        ready = {
+            "address": address,
+            "pid": os.getpid(),
+            "database_url": database_url or self._sqlite_url(),
+            "vault_addr": vault_address,
+            "ca": str(certificates.ca),
+            "audit_public_key": str(self.directory / "audit.pub.pem"),
+            "clients": clients,
+        }
+        self._write("ready.json", json.dumps(ready, indent=2) + "\n")
+
+    def _sqlite_url(self) -> str:
+        return f"sqlite:///{self.directory / 'ssn-vault.db'}"
+
+    def _prepare_database(self, database_url: str | None) -> Mapping[str, Mapping[str, str]]:
+        """Migrate, and give each role its own login; config sections by name."""
+        owner = sa.make_url(database_url or self._sqlite_url())
+        if owner.get_backend_name() == "postgresql":
+            owner = owner.set(drivername="postgresql+psycopg")
+        store = open_store(owner)
+        try:
+            migrate(store)
+            if not store.postgresql:
+                return {"database": {"url": owner.render_as_string(hide_password=False)}}
+            sections = {"migrator_database": self._section("migrator", owner, str(owner.password or ""))}
+            for role in _ROLES:
+                name = f"ssnv_{owner.database}_{role}"[:63]
+                password = secrets.token_urlsafe(24)
+                _give_login(store, name, f"ssn_vault_{role}", password)
+                section = "database" if role == "server" else f"{role}_database"
+                sections[section] = self._section(role, owner.set(username=name), password)
+            return sections
+        except sa.exc.DBAPIError as error:
+            raise ConfigurationError(
+                f"the database cannot be prepared ({type(error.orig).__name__}): the URL's user must own it "
+                "and may create roles"
+            ) from None
+        finally:
+            store.close()
+
+    def _section(self, role: str, url: sa.URL, password: str) -> Mapping[str, str]:
+        section = {"url": url.set(password=None).render_as_string()}
+        if password:
+            section["password_file"] = str(self._write(f"database/{role}.password", password))
+        return section
+
+    def _config(
+        self,
+        root: Vault,
+        setup: VaultSetup,
+        certificates: Certificates,
+        databases: Mapping[str, Mapping[str, str]],
+        port: int,
+    ) -> str:
+        sections: dict[str, Mapping[str, Any]] = {
+            "server": {
+                "port": port,
+                "cert": str(certificates.server.cert),
+                "key": str(certificates.server.key),
+                "client_ca": str(certificates.ca),
+                "trust_domain": TRUST_DOMAIN,
+                "reflection": True,
+            },
+            **databases,
+            "vault": {
+                "address": root.address,
+                "role_id_file": str(self.directory / "server" / "role-id"),
+                "secret_id_file": str(self.directory / "server" / "secret-id"),
+            },
+            "policy": {"signers": list(SIGNERS)},
+        }
+        issuer = {
+            "issuer": setup.issuer,
+            "audience": setup.audience,
+            "jwks_url": setup.jwks_url,
+            "person_claim": "person",
+        }
+        lines = ["# Written at every start of the development stack."]
+        for name, section in sections.items():
+            lines += ["", f"[{name}]", *_toml(section)]
+        lines += ["", "[[issuers]]", *_toml(issuer), ""]
+        return "\n".join(lines)
+
+    def _write(self, name: str, content: str) -> Path:
+        """Put a file in place by rename, mode 0600 from its first byte on."""
+        path = self.directory / name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".partial")
+        unfinished.unlink(missing_ok=True)
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(content)
+        unfinished.replace(path)
+        return path
+
+
+def _toml(section: Mapping[str, Any]) -> list[str]:
+    """JSON's strings, numbers, booleans and lists of strings are TOML's too."""
+    return [f"{name} = {json.dumps(value)}" for name, value in section.items()]
+
+
+def _give_login(store: Store, name: str, role: str, password: str) -> None:
+    """A login role that is a member of one of the schema's roles, with a new password."""
+    quote = store.engine.dialect.identifier_preparer.quote_identifier
+    with store.engine.begin() as connection:
+        known = connection.execute(sa.text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": name}).scalar()
+        verb = "ALTER" if known else "CREATE"
+        # Our own alphabet of URL-safe characters: nothing in it needs quoting.
+        connection.exec_driver_sql(f"{verb} ROLE {quote(name)} LOGIN PASSWORD '{password}'")
+        connection.exec_driver_sql(f"GRANT {role} TO {quote(name)}")

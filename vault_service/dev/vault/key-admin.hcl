@@ -1,0 +1,56 @@
+# What a key administrator may do beside a person's own rights: make wrapping keys, and new keys in wrapped form.
+# Nothing here shows a key or opens a wrapped one.
+
+# Make, look at and rotate wrapping keys. The pattern also covers NAME/config, NAME/import and NAME/trim; the list of
+# parameters shuts those: each needs one that is not listed. (Vault prefers the longer pattern before the first
+# wildcard, so that a deny on "transit/keys/+/import" would not win.)
+path "transit/keys/ssn-vault-*" {
+  capabilities = ["create", "update", "read"]
+  allowed_parameters = {
+    "type"                   = ["aes256-gcm96"] # nothing else wraps
+    "derived"                = [true]           # the key's name is part of every wrap
+    "exportable"             = [false]          # it never leaves Vault
+    "allow_plaintext_backup" = [false]          # nor inside a backup
+  }
+}
+
+# People's signing keys are made when a person is entered: an admin who could replace one could sign as that person.
+path "transit/keys/ssn-vault-person-*" {
+  capabilities = ["deny"]
+}
+
+# The audit log's signing key, and everything below it.
+path "transit/keys/ssn-vault-audit" {
+  capabilities = ["deny"]
+}
+path "transit/keys/ssn-vault-audit/*" {
+  capabilities = ["deny"]
+}
+
+# A new data key or index key that only the server will ever see in the clear.
+path "transit/datakey/wrapped/ssn-vault-*" {
+  capabilities = ["update"]
+}
+
+# The same key in the clear: never.
+path "transit/datakey/plaintext/*" {
+  capabilities = ["deny"]
+}
+
+# Opening wrapped keys is the server's alone, whatever other policy the same person holds.
+path "transit/decrypt/*" {
+  capabilities = ["deny"]
+}
+
+# Keys leave Vault neither raw nor as a backup.
+path "transit/export/*" {
+  capabilities = ["deny"]
+}
+path "transit/backup/*" {
+  capabilities = ["deny"]
+}
+
+# Whoever may hash values with the audit device's key can test which number stands in Vault's own log.
+path "sys/audit-hash/*" {
+  capabilities = ["deny"]
+}

@@ -1,0 +1,1 @@
+"""Linkage: encoded traits, and the rules that say when two records are one person."""

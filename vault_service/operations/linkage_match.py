@@ -1,0 +1,182 @@
+"""LinkageMatch: which of the caller's tokens are persons that the agreement's other domain knows.
+
+    decide and charge each call -> fetch the caller's own records -> open them in memory -> look up the same
+    numbers under the other domain's index keys -> find or make linkage ids under the agreement's key ->
+    record one event a call, and a disclosure row for each matched token of the other domain
+
+Matching is by the same number (SAME). No number and no token of the other domain leaves this file.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from vault_service.audit.event import Disclosed, new_event_id
+from vault_service.errors import CallError, ItemCode, ItemError, Reason, field_invalid
+from vault_service.keys.envelope import DoesNotOpenError, blind_index, open_sealed, seal_list
+from vault_service.keys.names import KeyKind, KeyName
+from vault_service.operations.budget import Charge, charge_all
+from vault_service.operations.call import LinkageCall
+from vault_service.operations.context import Context, check_reference, check_request_id, require
+from vault_service.orders.control import Control
+from vault_service.policy.decide import LinkageGrant, permit_linkage, size_reason
+from vault_service.ssn import Ssn
+from vault_service.storage.linkages import LinkageRecordRow, find_linkage_ids, insert_linkage_ids
+from vault_service.storage.records import fetch_payloads, find_tokens
+from vault_service.tokens import Token, draw_body, parse_token
+
+_NOT_FOUND: Final = ItemError(ItemCode.NOT_FOUND, "no such token in this domain")
+_INVALID_TOKEN: Final = ItemError(ItemCode.INVALID_TOKEN, "not a well-formed token")
+_DATA_LOSS: Final = ItemError(ItemCode.DATA_LOSS, "the record does not open; the operator was told")
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One permitted call: what each of its tokens turned out to be."""
+
+    call: LinkageCall
+    grant: LinkageGrant
+    own: list[Token | ItemError] = field(default_factory=list)
+
+
+def perform(context: Context, control: Control, calls: Sequence[LinkageCall], items_per_call: int) -> None:
+    """Match every permitted call; refuse the others."""
+    asked: dict[int, _Asked] = {}
+    charges = []
+    for call in calls:
+        try:
+            grant = _permit(context, call, items_per_call)
+        except CallError as error:
+            context.refuse(call, error, agreement=call.agreement)
+        else:
+            asked[id(call)] = _Asked(call, grant)
+            charges.append(_charge_of(call, grant))
+    passed = charge_all(context, control, charges)
+    for charge in charges:
+        if isinstance(charge.call.failure, CallError):
+            one = asked.pop(id(charge.call))
+            context.refuse(one.call, charge.call.failure, agreement=one.call.agreement)
+    by_side: dict[tuple[str, str], list[_Asked]] = {}
+    for charge in passed:
+        one = asked[id(charge.call)]
+        by_side.setdefault((one.call.agreement, one.grant.own), []).append(one)
+    for _, group in sorted(by_side.items(), key=lambda item: item[0]):
+        _match(context, group)
+
+
+def _permit(context: Context, call: LinkageCall, items_per_call: int) -> LinkageGrant:
+    require(agreement=call.agreement, items=call.tokens)
+    if call.stream_agreement and call.stream_agreement != call.agreement:
+        raise field_invalid("agreement", "must be the one that the stream began with")
+    state = context.state
+    grant = permit_linkage(state.policy, state.freezes, call.caller, call.agreement, context.today)
+    if isinstance(grant, Reason):
+        raise CallError(grant)
+    check_request_id(call.request_id)
+    check_reference(call.longest_reference, call.longest_reference_at)
+    if reason := size_reason(len(call.tokens), at_most=items_per_call, at_least=grant.agreement.min_items):
+        raise CallError(reason)
+    context.live_keys(call.agreement, KeyKind.INDEX)
+    context.live_keys(grant.own, KeyKind.DATA)
+    context.live_keys(grant.other, KeyKind.INDEX)
+    return grant
+
+
+def _charge_of(call: LinkageCall, grant: LinkageGrant) -> Charge[LinkageCall]:
+    return Charge(
+        call,
+        len(call.tokens),
+        {f"agreement:{call.agreement}:{grant.own}": grant.agreement.items_per_day},
+        call.agreement,
+        lambda: json.dumps(["linkage", call.agreement, *call.tokens]).encode(),
+    )
+
+
+def _match(context: Context, group: Sequence[_Asked]) -> None:
+    """All calls of one agreement and side."""
+    grant = group[0].grant
+    numbers = _open_own(context, grant, group)
+    matched = _look_across(context, grant.other, set(numbers.values()))
+    ids = _linkage_ids(context, grant, matched)
+    for one in group:
+        for own in one.own:
+            if isinstance(own, ItemError):
+                one.call.results.append(own)
+            elif (ssn := numbers.get(own)) is None:
+                one.call.results.append(_DATA_LOSS)
+            else:
+                one.call.results.append(ids.get(ssn))
+        _record(context, one, numbers, matched)
+
+
+def _open_own(context: Context, grant: LinkageGrant, group: Sequence[_Asked]) -> dict[Token, Ssn]:
+    """The numbers behind the caller's tokens, in memory only; says in each `own` what is no token of theirs."""
+    token_format = grant.domains[grant.own].token_format
+    parsed = [[parse_token(text, grant.own, token_format) for text in one.call.tokens] for one in group]
+    wanted = {token for tokens in parsed for token in tokens if token is not None}
+    stored = fetch_payloads(context.tx, grant.own, list(wanted)) if wanted else {}
+    numbers: dict[Token, Ssn] = {}
+    for token, payload in stored.items():
+        key = context.keyring.get(KeyName(grant.own, KeyKind.DATA, payload.data_version))
+        try:
+            numbers[token] = open_sealed(
+                key.cipher, payload.ciphertext, domain=grant.own, version=key.version, token=token
+            ).ssn
+        except DoesNotOpenError:
+            continue
+    for one, tokens in zip(group, parsed, strict=True):
+        one.own = [_INVALID_TOKEN if token is None else token if token in stored else _NOT_FOUND for token in tokens]
+    return numbers
+
+
+def _look_across(context: Context, other: str, numbers: Iterable[Ssn]) -> dict[Ssn, Token]:
+    """The other domain's tokens of the same numbers."""
+    matched: dict[Ssn, Token] = {}
+    wanted = set(numbers)
+    for key in context.live_keys(other, KeyKind.INDEX):
+        by_index = {blind_index(key.secret, ssn): ssn for ssn in wanted - matched.keys()}
+        if by_index:
+            found = find_tokens(context.tx, other, key.version, list(by_index))
+            matched |= {by_index[bytes(index)]: token for index, token in found.items()}
+    return matched
+
+
+def _linkage_ids(context: Context, grant: LinkageGrant, matched: dict[Ssn, Token]) -> dict[Ssn, str]:
+    """The linkage id of each matched number, made where there is none: random, of this agreement alone.
+
+    Keyed on the number held in the agreement's first-named domain, which is the same on both sides here.
+    """
+    name = grant.agreement_name
+    key = context.active_key(name, KeyKind.INDEX)
+    by_index = {blind_index(key.secret, ssn): ssn for ssn in matched}
+    found = find_linkage_ids(context.tx, name, key.version, list(by_index))
+    new = {index: draw_body() for index in by_index if index not in found}
+    if new:
+        insert_linkage_ids(context.tx, name, key.version, new)
+        found |= find_linkage_ids(context.tx, name, key.version, list(new))
+    return {ssn: found[index] for index, ssn in by_index.items()}
+
+
+def _record(context: Context, one: _Asked, numbers: dict[Token, Ssn], matched: dict[Ssn, Token]) -> None:
+    call, grant = one.call, one.grant
+    own = [token for token in one.own if not isinstance(token, ItemError)]
+    # Sorted, so that the order of the rows does not say which of the caller's tokens each belongs to.
+    theirs = sorted({matched[numbers[token]] for token in own if numbers.get(token) in matched})
+    exact = sum(isinstance(result, str) for result in call.results)
+    errors = sum(isinstance(result, ItemError) for result in call.results)
+    call.event_id = new_event_id()
+    facts = {
+        "agreement": call.agreement,
+        "domain": grant.own,
+        "person": grant.person,
+        "items": len(call.tokens),
+        "exact": exact,
+        "no_match": len(call.results) - exact - errors,
+        "errors": errors,
+        "outcome": "ok",
+    }
+    context.record(call, facts, [Disclosed(grant.other, token, "matched") for token in theirs])
+    key = context.active_key(call.agreement, KeyKind.INDEX)
+    sealed = seal_list(key.secret, call.agreement, call.event_id, "\n".join(own))
+    context.linkage_records.append(LinkageRecordRow(call.event_id, call.agreement, key.version, sealed))

@@ -1,0 +1,121 @@
+"""The control state that this server obeys: loaded from the log of orders, every signature verified.
+
+The log only ever grows. A server that runs remembers how far it has read: a shorter log, or an entry that
+people did not sign, is tampering; it then refuses every call and says so, until the log is whole again.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import structlog
+
+from vault_service.errors import CallError, OrderRefusedError, Reason, TamperedError
+from vault_service.keys.keyring import Keyring
+from vault_service.keys.transit import VaultError, VaultNotFound, person_key_name
+from vault_service.orders.order import Order, parse_order, signature_holds
+from vault_service.orders.state import ControlState, Signers, apply
+from vault_service.storage.engine import Store
+from vault_service.storage.orders import SignatureRow, in_force_after
+
+_log: Final = structlog.stdlib.get_logger("ssn_vault.control")
+
+PublicKeys = Callable[[str], Mapping[int, bytes]]  # transit key name -> version -> 32 raw bytes
+
+
+class Control:
+    """Holds the state; any thread may ask for it or refresh it."""
+
+    def __init__(self, store: Store, public_keys: PublicKeys, signers: Signers, keyring: Keyring) -> None:
+        self.signers = signers
+        self._store = store
+        self._public_keys = public_keys
+        self._keyring = keyring
+        self._state = ControlState()
+        self._known_keys: dict[str, Mapping[int, bytes]] = {}
+        self._lock = threading.Lock()
+        self._spent: dict[str, int] = {}
+        self._tampered = False
+
+    @property
+    def state(self) -> ControlState:
+        """The state as of the last refresh."""
+        return self._state
+
+    @property
+    def tampered(self) -> bool:
+        """Whether the last look at the database showed something that people did not sign."""
+        return self._tampered
+
+    def refresh(self, epoch: int) -> ControlState:
+        """Read on to `epoch`, verify, load new keys; the new state.
+
+        TamperedError as above; CallError KEYS_UNAVAILABLE when Vault, which holds people's public keys, is away.
+        """
+        with self._lock:
+            try:
+                state = self._read_to(epoch)
+            except TamperedError as error:
+                if not self._tampered:
+                    _log.critical("the database was tampered with", detail=str(error))
+                self._tampered = True
+                raise
+            if self._tampered:
+                _log.warning("the log of orders is whole again")
+                self._tampered = False
+            if state is not self._state:
+                self._keyring.want(state.wrapped_keys())
+                self._state = state
+                _log.info("control state", epoch=state.epoch, policy_version=state.policy_version)
+            return state
+
+    def was_rolled_back(self, approval_id: str, spent: int) -> bool:
+        """Whether the database says less was taken from an approval than this server has seen taken."""
+        rolled_back = spent < self._spent.get(approval_id, 0)
+        if rolled_back:
+            _log.critical("an approval's spending was rolled back: it is worth nothing", approval=approval_id)
+        return rolled_back
+
+    def saw_spent(self, approval_id: str, spent: int) -> None:
+        """Remember what was committed as taken from an approval."""
+        with self._lock:
+            self._spent[approval_id] = max(spent, self._spent.get(approval_id, 0))
+
+    def verified_signers(self, order: Order, rows: Iterable[SignatureRow]) -> list[str]:
+        """Who has validly signed `order`. CallError KEYS_UNAVAILABLE when Vault is away."""
+        return [row.person for row in rows if signature_holds(order, row, self._keys_of(row.person, row.key_version))]
+
+    def _read_to(self, epoch: int) -> ControlState:
+        state = self._state
+        if epoch < state.epoch:
+            raise TamperedError(f"the log of orders ends at {epoch}, but has been at {state.epoch}")
+        if epoch == state.epoch:
+            return state
+        with self._store.reading() as connection:
+            rows = in_force_after(connection, state.epoch)
+        for row in rows:
+            if row.position != state.epoch + 1 or row.applied_at is None:
+                raise TamperedError(f"entry {state.epoch + 1} is missing from the log of orders")
+            try:
+                order = parse_order(row.body)
+                if order.id != row.id:
+                    raise OrderRefusedError("the order stands under another id")
+                signed_by = self.verified_signers(order, row.signatures)
+                state = apply(state, order, signed_by, self.signers, row.applied_at)
+            except OrderRefusedError as error:
+                raise TamperedError(f"entry {row.position} of the log of orders is not valid: {error}") from None
+        if state.epoch < epoch:
+            raise TamperedError(f"the log of orders ends at {state.epoch}, but should reach {epoch}")
+        return state
+
+    def _keys_of(self, person: str, version: int) -> Mapping[int, bytes]:
+        known = self._known_keys.get(person, {})
+        if version not in known:
+            try:
+                known = self._public_keys(person_key_name(person))
+            except (ValueError, VaultNotFound):
+                known = {}  # nobody of that name: the signature holds for no one
+            except VaultError:
+                raise CallError(Reason.KEYS_UNAVAILABLE) from None
+            self._known_keys[person] = known
+        return known

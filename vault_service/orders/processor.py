@@ -1,0 +1,108 @@
+"""Carries out the orders that people put into the database: verify, put in force, record, say what became of it.
+
+Every replica looks; the exclusive transaction makes sure that each order is decided once. When it commits,
+every later transaction on every replica reads the new epoch first (promise 12).
+"""
+
+import threading
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from vault_service.audit.event import new_event_id, record
+from vault_service.audit.stream import HashStream
+from vault_service.errors import CallError, OrderRefusedError, StoreError
+from vault_service.orders.control import Control
+from vault_service.orders.order import Order, OrderId, parse_order
+from vault_service.orders.state import apply, signatures_needed
+from vault_service.storage import events as event_rows
+from vault_service.storage import orders as order_rows
+from vault_service.storage.engine import Store, Transaction, describe
+
+_POLL_SECONDS: Final = 0.2
+_log: Final = structlog.stdlib.get_logger("ssn_vault.orders")
+
+
+class OrderProcessor:
+    """One thread that looks for undecided orders."""
+
+    def __init__(self, store: Store, control: Control, stream: HashStream) -> None:
+        self._store = store
+        self._control = control
+        self._stream = stream
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="orders", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the order at hand and end."""
+        self._stop.set()
+        self._thread.join()
+
+    def process_all(self) -> None:
+        """Decide every order that can be decided now."""
+        with self._store.reading() as connection:
+            waiting = order_rows.undecided(connection)
+        for order_id in sorted(waiting):
+            self._process(order_id)
+
+    def _run(self) -> None:
+        while not self._stop.wait(_POLL_SECONDS):
+            try:
+                self.process_all()
+            except CallError as error:
+                _log.warning("orders wait", reason=error.reason)
+            except StoreError as error:
+                _log.error("orders wait", detail=str(error))
+            except sa.exc.SQLAlchemyError as error:
+                _log.warning("orders wait", error=describe(error))
+            except Exception as error:  # noqa: BLE001 - one bad order must not end the work on all others
+                _log.error("an order failed", error=type(error).__name__)
+
+    def _process(self, order_id: str) -> None:
+        with self._store.transaction(exclusive=True) as tx:
+            state = self._control.refresh(tx.epoch)
+            (row,) = order_rows.read_orders(tx.connection, [order_id])
+            if row.outcome is not None or row.position is not None:
+                return  # another replica was first
+            try:
+                order = parse_order(row.body)
+                if order.id != row.id:
+                    raise OrderRefusedError("the order stands under another id")
+                signed_by = self._control.verified_signers(order, row.signatures)
+                if (
+                    order.actor in signed_by
+                    and len(signed_by) < signatures_needed(order, self._control.signers)
+                    and tx.now_ms <= order.expires
+                    and order.id not in state.denied
+                ):
+                    return  # a second person may still sign
+                apply(state, order, signed_by, self._control.signers, tx.now_ms)
+            except OrderRefusedError as error:
+                recorded = self._decide(tx, row.id, None, [], "refused", str(error))
+            else:
+                order_rows.put_in_force(tx, order.id)
+                recorded = self._decide(tx, row.id, order, signed_by, "done", "")
+        self._stream.announce([recorded])
+        with self._store.transaction() as tx:
+            self._control.refresh(tx.epoch)
+
+    def _decide(
+        self, tx: Transaction, order_id: str, order: Order | None, signed_by: list[str], outcome: str, detail: str
+    ) -> event_rows.EventRow:
+        order_rows.write_outcome(tx, order_id, outcome, detail)
+        facts = {
+            "order": OrderId(order_id),
+            "action": order.action.value if order else None,
+            "actor": order.actor if order else None,
+            "signed_by": sorted(signed_by) if order else None,
+            "outcome": outcome,
+        }
+        recorded = record(new_event_id(), "order", tx.now_ms, facts).event
+        event_rows.append(tx, [recorded], [])
+        _log.info("order decided", order=order_id, outcome=outcome)
+        return recorded

@@ -1,0 +1,72 @@
+"""The policy file: YAML text in, a checked `Policy` out, or every mistake with its line and field.
+
+Knows YAML and the model; not who signed what.
+"""
+
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from vault_service.errors import PolicyInvalidError
+from vault_service.policy.model import Policy
+from vault_service.policy.rules import Path, mistakes
+
+
+def parse_policy(text: str) -> Policy:
+    """The policy in `text`. PolicyInvalidError lists all mistakes: `line 12, clients.sis.tokenize: ...`."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise PolicyInvalidError(f"line {line}: {error.problem or 'is not YAML'}") from None
+    except (yaml.YAMLError, ValueError):
+        raise PolicyInvalidError("line 1: is not YAML") from None
+    if repeated := _repeated_key(root):
+        raise PolicyInvalidError(repeated)
+    if not isinstance(data, dict):
+        raise PolicyInvalidError("line 1: a policy is a mapping with version, domains, clients and so on")
+    try:
+        policy = Policy.model_validate(data)
+    except ValidationError as error:
+        found = [(tuple(e["loc"]), e["msg"]) for e in error.errors(include_input=False, include_url=False)]
+        raise _invalid(root, found) from None
+    if wrong := list(mistakes(policy)):
+        raise _invalid(root, wrong)
+    return policy
+
+
+def _invalid(root: Any, found: list[tuple[Path, str]]) -> PolicyInvalidError:
+    lines = (f"line {_line(root, path)}, {'.'.join(map(str, path)) or 'policy'}: {text}" for path, text in found)
+    return PolicyInvalidError("\n".join(lines))
+
+
+def _line(node: Any, path: Path) -> int:
+    """The line, from 1, of the deepest part of `path` that is there."""
+    line: int = node.start_mark.line + 1
+    for part in path:
+        child = None
+        if isinstance(node, yaml.MappingNode):
+            child = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            child = (node.value[part], node.value[part])
+        if child is None:
+            break
+        line, node = child[0].start_mark.line + 1, child[1]
+    return line
+
+
+def _repeated_key(node: Any) -> str | None:
+    """YAML lets a later key silently replace an earlier one; a reviewer would read the wrong one."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                return f"line {key.start_mark.line + 1}: a name stands twice in one mapping"
+            seen.add(key.value)
+            if found := _repeated_key(value):
+                return found
+    elif isinstance(node, yaml.SequenceNode):
+        return next((found for value in node.value if (found := _repeated_key(value))), None)
+    return None

@@ -1,0 +1,85 @@
+"""The process itself: not dumpable, and with logs that hold no value of a row or a request."""
+
+import contextlib
+import ctypes
+import io
+import json
+import logging
+import platform
+import resource
+import time
+from typing import Any, Final, TextIO, cast
+
+import structlog
+
+from vault_service.errors import ConfigurationError
+
+_PR_GET_DUMPABLE: Final = 3  # <linux/prctl.h>
+_PR_SET_DUMPABLE: Final = 4
+
+
+def refuse_dumps() -> None:
+    """Make this process leave no core and be unreadable to others of the same user; checked.
+
+    RLIMIT_CORE alone is ignored where cores are piped to a program; PR_SET_DUMPABLE is not. Linux only:
+    elsewhere just the limit is set.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if platform.system() != "Linux":
+        return
+    library = ctypes.CDLL(None, use_errno=True)
+    library.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if library.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise ConfigurationError("the kernel did not make this process undumpable")
+
+
+def log_as_json(log: TextIO) -> None:
+    """Log to `log` as JSON lines; other libraries' records without their arguments."""
+    lines = _Lines(log)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", lines)),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [_TemplateHandler(lines)]
+
+
+class _Lines(io.TextIOBase):
+    """The log; that a line cannot be written is no reason to fail (the hash stream has its own rule)."""
+
+    def __init__(self, log: TextIO) -> None:
+        self._log = log
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._log.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._log.flush()
+
+
+class _TemplateHandler(logging.Handler):
+    """Other libraries' records: which logger and where. Their messages, arguments and traces may hold values."""
+
+    def __init__(self, lines: _Lines) -> None:
+        super().__init__(logging.WARNING)
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line: dict[str, Any] = {
+            "logger": record.name,
+            "level": record.levelname.lower(),
+            "event": "library message",
+            "at": f"{record.module}:{record.lineno}",
+            "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+        }
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()

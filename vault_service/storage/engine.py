@@ -1,0 +1,175 @@
+"""The way to the database: engines for SQLite and PostgreSQL, with durability set and checked.
+
+A URL comes in, a `Store` goes out: an engine and the one kind of transaction that calls use. Knows no
+table but `control`.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from vault_service.errors import StoreError
+
+_LOCK_KEY: Final = 0x55_4E_56_31  # of the advisory lock between calls and changes of control
+_LOCK_SECONDS: Final = 10  # how long a change of control waits for running calls
+_LOCAL_HOSTS: Final = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
+_CONNECT_SECONDS: Final = 3
+_READ_ONLY: Final = "ssn_vault_read_only"  # execution option of connections that only look
+
+_SHARED_LOCK: Final = sa.text(f"SELECT pg_advisory_xact_lock_shared({_LOCK_KEY})")
+_EXCLUSIVE_LOCK: Final = sa.text(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
+_CONTROL: Final = {
+    "postgresql": sa.text(
+        "SELECT epoch, CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) FROM control WHERE id = 1"
+    ),
+    "sqlite": sa.text(
+        "SELECT epoch, CAST((julianday('now') - 2440587.5) * 86400000 AS integer) FROM control WHERE id = 1"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One open transaction: its connection, the control epoch it read, and the database's clock (ms)."""
+
+    connection: sa.Connection
+    epoch: int
+    now_ms: int
+    postgresql: bool
+
+
+class Store:
+    """One role's engine."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+        self.postgresql = engine.dialect.name == "postgresql"
+
+    @contextmanager
+    def transaction(self, *, exclusive: bool = False) -> Iterator[Transaction]:
+        """The transaction of a call; commits at the end of the block.
+
+        PostgreSQL: READ COMMITTED; first and alone the advisory lock, then, as a statement of its own with a
+        snapshot of its own, the control row. Reading control in the statement that locks would see the state
+        before a change that the lock waited for, and a second token could follow (promise 4). `exclusive` is
+        for changes of control: it waits for the calls that run, and later ones wait for it.
+        SQLite: BEGIN IMMEDIATE, so that there is one writer at a time.
+        """
+        with self.engine.begin() as connection:
+            if self.postgresql:
+                if exclusive:
+                    connection.execute(sa.text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
+                connection.execute(_EXCLUSIVE_LOCK if exclusive else _SHARED_LOCK)
+            row = connection.execute(_CONTROL[self.engine.dialect.name]).one_or_none()
+            if row is None:
+                raise StoreError("the control row is missing: was the database tampered with?")
+            yield Transaction(connection, row[0], row[1], self.postgresql)
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection to look things up with; its transaction writes nothing and is rolled back."""
+        with self.engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
+            yield connection
+            connection.rollback()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def open_store(url: sa.URL, *, connections: int = 4) -> Store:
+    """The store behind `url`. StoreError for another kind of database or a remote one without verified TLS."""
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        return Store(_sqlite(url))
+    if backend == "postgresql":
+        return Store(_postgresql(url, connections))
+    raise StoreError(f"the database must be sqlite or postgresql, not {backend}")
+
+
+def check_durability(store: Store) -> None:
+    """StoreError when a committed record could be lost in a crash, whatever the setting that allows it."""
+    with store.reading() as connection:
+        if store.postgresql:
+            for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+                value = connection.execute(sa.text(f"SHOW {setting}")).scalar_one()
+                if value not in ("on", "remote_apply"):
+                    raise StoreError(f"the database runs with {setting} = {value}: committed records could be lost")
+        else:
+            journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+            synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
+            if (journal, synchronous) != ("wal", 2):
+                raise StoreError("the SQLite database is not in WAL mode with synchronous=FULL")
+
+
+def database_error_code(error: sa.exc.DBAPIError) -> str | None:
+    """PostgreSQL's SQLSTATE of an error, or None."""
+    return getattr(error.orig, "sqlstate", None)
+
+
+def describe(error: sa.exc.SQLAlchemyError) -> str:
+    """What may be logged of a database error: its class and code. Its text can hold values of rows."""
+    if isinstance(error, sa.exc.DBAPIError):
+        return f"{type(error.orig).__name__} {database_error_code(error) or ''}".strip()
+    return type(error).__name__
+
+
+def _sqlite(url: sa.URL) -> sa.Engine:
+    if not url.database or url.database == ":memory:":
+        raise StoreError("an SQLite database must be a file")
+    path = Path(url.database)
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # 0600 from its first byte on
+    path.chmod(0o600)
+    engine = sa.create_engine(
+        url, hide_parameters=True, poolclass=sa.pool.QueuePool, connect_args={"check_same_thread": False}
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _connected(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself
+        for pragma in (
+            "busy_timeout = 10000",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "secure_delete = ON",
+            "cell_size_check = ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begun(connection: sa.Connection) -> None:
+        # A deferred transaction that reads and then writes fails with SQLITE_BUSY_SNAPSHOT.
+        reads = connection.get_execution_options().get(_READ_ONLY, False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql(url: sa.URL, connections: int) -> sa.Engine:
+    host = url.host or url.query.get("host")
+    remote = host not in _LOCAL_HOSTS and not str(host).startswith("/")
+    if remote and url.query.get("sslmode") != "verify-full":
+        raise StoreError("a remote database needs sslmode=verify-full in its URL")
+    return sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        hide_parameters=True,
+        pool_size=connections,
+        max_overflow=0,
+        pool_pre_ping=True,
+        isolation_level="READ COMMITTED",
+        connect_args={
+            "connect_timeout": _CONNECT_SECONDS,
+            "options": "-c synchronous_commit=on -c statement_timeout=30000 -c timezone=UTC"
+            " -c idle_in_transaction_session_timeout=60000",
+            "keepalives_idle": 5,
+            "tcp_user_timeout": 10_000,
+        },
+    )

@@ -1,0 +1,89 @@
+"""The disclosure record's tables: appending events with their disclosure rows, and reading them back."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+
+from vault_service.storage.engine import Transaction
+from vault_service.storage.tables import disclosure, event
+
+
+class EventRow(NamedTuple):
+    """One event: UUIDv7, canonical JSON, SHA-256 of it."""
+
+    id: str
+    body: str
+    hash: bytes
+
+
+class DisclosureRow(NamedTuple):
+    """One token of one event. `outcome` is `found`, `missing` or `matched`; `salt` is 32 hex digits."""
+
+    event_id: str
+    position: int
+    domain: str
+    token: str
+    outcome: str
+    salt: str
+
+
+_EVENTS_POSTGRESQL: Final = sa.text(
+    "INSERT INTO event (id, body, hash)"
+    " SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:bodies AS text[]), CAST(:hashes AS bytea[]))"
+)
+_DISCLOSURES_POSTGRESQL: Final = sa.text(
+    "INSERT INTO disclosure (event_id, position, domain, token, outcome, salt)"
+    " SELECT * FROM unnest(CAST(:event_ids AS text[]), CAST(:positions AS integer[]), CAST(:domains AS text[]),"
+    " CAST(:tokens AS text[]), CAST(:outcomes AS text[]), CAST(:salts AS text[]))"
+)
+_EVENTS: Final = sa.insert(event)
+_DISCLOSURES: Final = sa.insert(disclosure)
+
+
+def append(tx: Transaction, events: Sequence[EventRow], disclosures: Sequence[DisclosureRow]) -> None:
+    """Append events and their disclosure rows."""
+    if events:
+        if tx.postgresql:
+            ids, bodies, hashes = map(list, zip(*events, strict=True))
+            tx.connection.execute(_EVENTS_POSTGRESQL, {"ids": ids, "bodies": bodies, "hashes": hashes})
+        else:
+            tx.connection.execute(_EVENTS, [row._asdict() for row in events])
+    if disclosures:
+        if tx.postgresql:
+            names = ("event_ids", "positions", "domains", "tokens", "outcomes", "salts")
+            columns = map(list, zip(*disclosures, strict=True))
+            tx.connection.execute(_DISCLOSURES_POSTGRESQL, dict(zip(names, columns, strict=True)))
+        else:
+            tx.connection.execute(_DISCLOSURES, [row._asdict() for row in disclosures])
+
+
+def newest(connection: sa.Connection, limit: int) -> list[EventRow]:
+    """The last `limit` events, oldest first."""
+    rows = connection.execute(sa.select(event).order_by(event.c.id.desc()).limit(limit))
+    return [EventRow(*row) for row in reversed(rows.all())]
+
+
+def after(connection: sa.Connection, event_id: str, limit: int) -> list[EventRow]:
+    """Up to `limit` events whose id sorts after `event_id`."""
+    rows = connection.execute(sa.select(event).where(event.c.id > event_id).order_by(event.c.id).limit(limit))
+    return [EventRow(*row) for row in rows]
+
+
+def disclosures_of_event(connection: sa.Connection, event_id: str) -> list[DisclosureRow]:
+    """The disclosure rows of one event, in order."""
+    query = sa.select(disclosure).where(disclosure.c.event_id == event_id).order_by(disclosure.c.position)
+    return [DisclosureRow(*row) for row in connection.execute(query)]
+
+
+def disclosures_of_token(connection: sa.Connection, token: str) -> Iterator[tuple[DisclosureRow, EventRow]]:
+    """Every disclosure of one token with its event, oldest first."""
+    query = (
+        sa.select(disclosure, event)
+        .join(event, event.c.id == disclosure.c.event_id)
+        .where(disclosure.c.token == token)
+        .order_by(event.c.id)
+    )
+    for row in connection.execute(query):
+        values: tuple[Any, ...] = tuple(row)
+        yield DisclosureRow(*values[:6]), EventRow(*values[6:])

@@ -1,0 +1,172 @@
+"""Token records: set-based look-up, insertion and fetching. One repository, two dialects.
+
+Blind indexes, tokens and ciphertexts come in and go out; nothing here can open one. Rows are written sorted
+by blind index, so that transactions which overlap wait for each other instead of deadlocking.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+
+from vault_service.storage.engine import Transaction
+from vault_service.storage.tables import token_record
+from vault_service.tokens import Token
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """A record to be inserted."""
+
+    blind_index: bytes
+    token: Token
+    ciphertext: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPayload:
+    """What is needed to open a record."""
+
+    data_version: int
+    ciphertext: bytes
+
+
+_FIND_POSTGRESQL: Final = sa.text(
+    "SELECT blind_index, token FROM token_record"
+    " WHERE domain = :domain AND index_version = :version AND blind_index = ANY(CAST(:indexes AS bytea[]))"
+)
+_FIND: Final = (
+    sa.select(token_record.c.blind_index, token_record.c.token)
+    .where(token_record.c.domain == sa.bindparam("domain"))
+    .where(token_record.c.index_version == sa.bindparam("version"))
+    .where(token_record.c.blind_index.in_(sa.bindparam("indexes", expanding=True)))
+)
+# The conflict target is named: a bare ON CONFLICT would also swallow a token drawn twice.
+_INSERT_POSTGRESQL: Final = sa.text(
+    "INSERT INTO token_record"
+    " (token, domain, index_version, blind_index, data_version, ciphertext, destroy_by)"
+    " SELECT new.token, :domain, :index_version, new.blind_index, :data_version, new.ciphertext, :destroy_by"
+    " FROM unnest(CAST(:tokens AS text[]), CAST(:indexes AS bytea[]), CAST(:ciphertexts AS bytea[]))"
+    " AS new (token, blind_index, ciphertext)"
+    " ON CONFLICT (domain, index_version, blind_index) DO NOTHING RETURNING blind_index"
+)
+_INSERT: Final = sa.text(
+    "INSERT INTO token_record"
+    " (token, domain, index_version, blind_index, data_version, ciphertext, destroy_by)"
+    " VALUES (:token, :domain, :index_version, :blind_index, :data_version, :ciphertext, :destroy_by)"
+)
+_REPLACE_POSTGRESQL: Final = sa.text(
+    "UPDATE token_record SET data_version = :data_version, ciphertext = new.ciphertext"
+    " FROM unnest(CAST(:tokens AS text[]), CAST(:ciphertexts AS bytea[])) AS new (token, ciphertext)"
+    " WHERE token_record.token = new.token"
+)
+_REPLACE: Final = sa.text(
+    "UPDATE token_record SET data_version = :data_version, ciphertext = :ciphertext WHERE token = :token"
+)
+_LOCK_POSTGRESQL: Final = sa.text(
+    "SELECT 1 FROM token_record WHERE token = ANY(CAST(:tokens AS text[])) ORDER BY blind_index FOR UPDATE"
+)
+_FETCH_POSTGRESQL: Final = sa.text(
+    "SELECT token, data_version, ciphertext FROM token_record"
+    " WHERE token = ANY(CAST(:tokens AS text[])) AND domain = :domain"
+)
+_FETCH: Final = (
+    sa.select(token_record.c.token, token_record.c.data_version, token_record.c.ciphertext)
+    .where(token_record.c.token.in_(sa.bindparam("tokens", expanding=True)))
+    .where(token_record.c.domain == sa.bindparam("domain"))
+)
+_Value = TypeVar("_Value")
+_AT_ONCE: Final = 10_000  # values in one SQLite statement; its limit is 32,766
+
+
+def find_tokens(tx: Transaction, domain: str, index_version: int, indexes: Sequence[bytes]) -> dict[bytes, Token]:
+    """The tokens of those blind indexes that are there."""
+    if tx.postgresql:
+        parameters = {"domain": domain, "version": index_version, "indexes": list(indexes)}
+        return _pairs(tx.connection.execute(_FIND_POSTGRESQL, parameters))
+    found: dict[bytes, Token] = {}
+    for part in _parts(indexes):
+        parameters = {"domain": domain, "version": index_version, "indexes": part}
+        found.update(_pairs(tx.connection.execute(_FIND, parameters)))
+    return found
+
+
+def insert_records(
+    tx: Transaction,
+    domain: str,
+    *,
+    index_version: int,
+    data_version: int,
+    destroy_by: str,
+    records: Iterable[NewRecord],
+) -> set[bytes]:
+    """Insert what is not there yet; the blind indexes that were inserted. Others won the race for the rest.
+
+    A token that is taken already raises IntegrityError: the caller draws anew.
+    """
+    ordered = sorted(records, key=lambda record: record.blind_index)
+    if not ordered:
+        return set()
+    common = {
+        "domain": domain,
+        "index_version": index_version,
+        "data_version": data_version,
+        "destroy_by": destroy_by,
+    }
+    if tx.postgresql:
+        columns = {
+            "tokens": [record.token for record in ordered],
+            "indexes": [record.blind_index for record in ordered],
+            "ciphertexts": [record.ciphertext for record in ordered],
+        }
+        return set(tx.connection.execute(_INSERT_POSTGRESQL, common | columns).scalars())
+    # One writer at a time: nobody can have inserted since the look-up in this transaction.
+    rows = [
+        {
+            **common,
+            "token": record.token,
+            "blind_index": record.blind_index,
+            "ciphertext": record.ciphertext,
+        }
+        for record in ordered
+    ]
+    tx.connection.execute(_INSERT, rows)
+    return {record.blind_index for record in ordered}
+
+
+def replace_payloads(tx: Transaction, data_version: int, payloads: Mapping[Token, bytes]) -> None:
+    """Put new ciphertexts, all of `data_version`, in place of the old ones."""
+    if not payloads:
+        return
+    if tx.postgresql:
+        # An UPDATE locks rows in the order it meets them; two that overlap could deadlock.
+        tx.connection.execute(_LOCK_POSTGRESQL, {"tokens": list(payloads)})
+        parameters = {
+            "data_version": data_version,
+            "tokens": list(payloads),
+            "ciphertexts": list(payloads.values()),
+        }
+        tx.connection.execute(_REPLACE_POSTGRESQL, parameters)
+        return
+    rows = [{"data_version": data_version, "token": t, "ciphertext": c} for t, c in payloads.items()]
+    tx.connection.execute(_REPLACE, rows)
+
+
+def fetch_payloads(tx: Transaction, domain: str, tokens: Sequence[Token]) -> dict[Token, StoredPayload]:
+    """The payloads of those tokens of `domain` that are there."""
+    if tx.postgresql:
+        rows = tx.connection.execute(_FETCH_POSTGRESQL, {"tokens": list(tokens), "domain": domain}).all()
+    else:
+        rows = []
+        for part in _parts(tokens):
+            rows += tx.connection.execute(_FETCH, {"tokens": part, "domain": domain}).all()
+    return {token: StoredPayload(version, ciphertext) for token, version, ciphertext in rows}
+
+
+def _pairs(rows: sa.Result[Any]) -> dict[bytes, Token]:
+    return {row.blind_index: row.token for row in rows}
+
+
+def _parts(values: Sequence[_Value]) -> Iterable[Sequence[_Value]]:
+    return (values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE))

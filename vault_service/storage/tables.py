@@ -1,0 +1,145 @@
+"""The tables, as SQLAlchemy Core sees them. Migrations make them; repositories read and write them.
+
+Times are milliseconds since 1970 UTC, dates are `YYYY-MM-DD`. No column ever holds a number in the clear.
+Tables marked append-only refuse UPDATE and DELETE by trigger, and the server's role has no right to either.
+"""
+
+from typing import Final
+
+import sqlalchemy as sa
+
+metadata: Final = sa.MetaData()
+
+# One row. `epoch` is the position of the last control order in force; every call's transaction reads it.
+control: Final = sa.Table(
+    "control",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.CheckConstraint("id = 1", name="control_has_one_row"),
+)
+
+# Orders as people signed them. Append-only; admins insert.
+admin_order: Final = sa.Table(
+    "admin_order",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),  # canonical JSON (RFC 8785): what was signed
+)
+order_signature: Final = sa.Table(
+    "order_signature",
+    metadata,
+    sa.Column("order_id", sa.Text, sa.ForeignKey("admin_order.id"), primary_key=True),
+    sa.Column("person", sa.Text, primary_key=True),
+    sa.Column("key_version", sa.Integer, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),  # Ed25519 (RFC 8032), 64 bytes
+)
+
+# Orders in force, densely numbered from 1: the state of policy, keys, freezes and approvals is their fold.
+control_log: Final = sa.Table(
+    "control_log",
+    metadata,
+    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("order_id", sa.Text, sa.ForeignKey("admin_order.id"), nullable=False, unique=True),
+    sa.Column("applied_at", sa.BigInteger, nullable=False),
+)
+# What became of each order that was decided: done, or refused with the reason in words.
+order_outcome: Final = sa.Table(
+    "order_outcome",
+    metadata,
+    sa.Column("order_id", sa.Text, sa.ForeignKey("admin_order.id"), primary_key=True),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+)
+
+# One row a number and domain. `blind_index` is unique in its domain and key version: promise 4 rests on it.
+token_record: Final = sa.Table(
+    "token_record",
+    metadata,
+    sa.Column("token", sa.Text, primary_key=True),
+    sa.Column("domain", sa.Text, nullable=False),
+    sa.Column("index_version", sa.Integer, nullable=False),
+    sa.Column("blind_index", sa.LargeBinary, nullable=False),  # HMAC-SHA-256, 32 bytes
+    sa.Column("data_version", sa.Integer, nullable=False),
+    sa.Column("ciphertext", sa.LargeBinary, nullable=False),  # nonce, AES-256-GCM of the payload, tag
+    sa.Column("destroy_by", sa.Text, nullable=False),
+    sa.UniqueConstraint("domain", "index_version", "blind_index", name="one_token_per_number"),
+)
+
+# The disclosure record. Append-only. `hash` is SHA-256 of `body`, which is canonical JSON.
+event: Final = sa.Table(
+    "event",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # UUIDv7 (RFC 9562): sorts by time
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+)
+# One row a token that was asked for (misses too) or matched from the other side. Append-only.
+disclosure: Final = sa.Table(
+    "disclosure",
+    metadata,
+    sa.Column("event_id", sa.Text, sa.ForeignKey("event.id"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("domain", sa.Text, nullable=False),
+    sa.Column("token", sa.Text, nullable=False),  # `invalid` for one that does not exist
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("salt", sa.Text, nullable=False),  # hides the row from who sees only its hash
+    sa.Index("disclosure_by_token", "token"),
+)
+
+# Spending of the rolling day, in buckets of a minute. `budget_account` is the row that races wait for.
+budget_account: Final = sa.Table("budget_account", metadata, sa.Column("key", sa.Text, primary_key=True))
+budget_spend: Final = sa.Table(
+    "budget_spend",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("minute", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+)
+approval_spend: Final = sa.Table(
+    "approval_spend",
+    metadata,
+    sa.Column("approval_id", sa.Text, primary_key=True),
+    sa.Column("spent", sa.BigInteger, nullable=False),
+)
+# Request ids of the last 24 hours, with a keyed digest of the tokens.
+request_seen: Final = sa.Table(
+    "request_seen",
+    metadata,
+    sa.Column("client", sa.Text, primary_key=True),
+    sa.Column("method", sa.Text, primary_key=True),
+    sa.Column("request_id", sa.Text, primary_key=True),
+    sa.Column("key_version", sa.Integer, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+)
+
+# Linkage ids: random, under the agreement's own key, which no other agreement nor the database can join.
+linkage_id: Final = sa.Table(
+    "linkage_id",
+    metadata,
+    sa.Column("agreement", sa.Text, primary_key=True),
+    sa.Column("key_version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("blind_index", sa.LargeBinary, primary_key=True),
+    sa.Column("linkage_id", sa.Text, nullable=False, unique=True),
+)
+# The tokens that a linkage call asked about, readable under the agreement's key only. Append-only.
+linkage_record: Final = sa.Table(
+    "linkage_record",
+    metadata,
+    sa.Column("event_id", sa.Text, sa.ForeignKey("event.id"), primary_key=True),
+    sa.Column("agreement", sa.Text, nullable=False),
+    sa.Column("key_version", sa.Integer, nullable=False),
+    sa.Column("ciphertext", sa.LargeBinary, nullable=False),
+)
+
+APPEND_ONLY: Final = (
+    "admin_order",
+    "order_signature",
+    "control_log",
+    "order_outcome",
+    "event",
+    "disclosure",
+    "linkage_record",
+)
