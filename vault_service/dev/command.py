@@ -63,10 +63,10 @@ _HOW_TO_CALL = """
 The stack runs; Ctrl-C ends it. In another terminal, from the same directory:
 
   .venv/bin/python - <<'PYTHON'
-  from ssn_vault_client import Client, Profile, TokenizeItem
+  from ssn_vault_client import Client, Profile, Ssn, TokenizeItem
 
   with Client(Profile.from_home("{home}", "sis")) as client:
-      for result in client.tokenize("k12", [TokenizeItem(ssn="900-12-3456")]):
+      for result in client.tokenize("k12", [TokenizeItem(Ssn("900-12-3456"))]):
           print(result.token)
   PYTHON
 

@@ -72,7 +72,7 @@ class AsyncClient:
         request_id: str | None = None,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - the stream's deadline, which the vault is told
-    ) -> AsyncIterator[list[Tokenized]]:
+    ) -> AsyncGenerator[list[Tokenized], None]:
         """As `Client.tokenize_stream`, in the event loop instead of a thread."""
         requests = _requests(
             batches,
@@ -121,7 +121,7 @@ class AsyncClient:
         request_id: str | None = None,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - the stream's deadline, which the vault is told
-    ) -> AsyncIterator[Linkage]:
+    ) -> AsyncGenerator[Linkage, None]:
         """As `Client.linkage_match_stream`, in the event loop instead of a thread."""
         requests = _requests(
             batches,
@@ -133,7 +133,7 @@ class AsyncClient:
 
     async def _call(
         self,
-        method: aio.UnaryUnaryMultiCallable[Request, Response],
+        method: "aio.UnaryUnaryMultiCallable[Request, Response]",  # quoted: generic in the stubs only
         make: Callable[[], Request],
         *,
         free_to_repeat: bool,
@@ -158,7 +158,7 @@ class AsyncClient:
 
     async def _converse(
         self,
-        method: aio.StreamStreamMultiCallable[Request, Response],
+        method: "aio.StreamStreamMultiCallable[Request, Response]",  # quoted: generic in the stubs only
         requests: AsyncIterator[Request],
         timeout: float | None,  # noqa: ASYNC109 - the stream's deadline, which the vault is told
     ) -> AsyncGenerator[Response, None]:

@@ -3,7 +3,7 @@ and come out; messages, and so numbers in the clear, stay inside."""
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Generic, Self, TypeVar
 
 import grpc
@@ -72,7 +72,7 @@ class Client:
         request_id: str | None = None,
         *,
         timeout: float | None = None,
-    ) -> Iterator[list[Tokenized]]:
+    ) -> Generator[list[Tokenized], None, None]:
         """`tokenize` for any number of batches: one list a batch, in order, while later batches are sent.
 
         `batches` is read in a thread of its own, and only as fast as answers are taken: memory stays
@@ -129,7 +129,7 @@ class Client:
         request_id: str | None = None,
         *,
         timeout: float | None = None,
-    ) -> Iterator[Linkage]:
+    ) -> Generator[Linkage, None, None]:
         """`linkage_match` for any number of batches, as `tokenize_stream` does it.
 
         A one-to-one agreement is decided over the whole stream, so its first answer comes after the last
@@ -144,7 +144,7 @@ class Client:
 
     def _call(
         self,
-        method: grpc.UnaryUnaryMultiCallable[Request, Response],
+        method: "grpc.UnaryUnaryMultiCallable[Request, Response]",  # quoted: generic in the stubs only
         make: Callable[[], Request],
         *,
         free_to_repeat: bool,
@@ -170,7 +170,7 @@ class Client:
 
     def _converse(
         self,
-        method: grpc.StreamStreamMultiCallable[Request, Response],
+        method: "grpc.StreamStreamMultiCallable[Request, Response]",  # quoted: generic in the stubs only
         requests: Iterator[Request],
         timeout: float | None,
     ) -> Iterator[Response]:

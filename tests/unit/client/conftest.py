@@ -37,6 +37,7 @@ class SmallVault(SsnVaultServicer):
         self.faults: list[Fault] = []
         self.messages: list[Message] = []
         self.metadata: list[dict[str, str | bytes]] = []
+        self.began = threading.Event()
         self.finished = threading.Event()
 
     def Tokenize(self, request: pb.TokenizeRequest, context: grpc.ServicerContext) -> pb.TokenizeResponse:
@@ -46,6 +47,7 @@ class SmallVault(SsnVaultServicer):
     def TokenizeStream(
         self, request_iterator: Iterator[pb.TokenizeRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.TokenizeResponse]:
+        self.began.set()
         context.add_callback(self.finished.set)
         for request in request_iterator:
             yield self.Tokenize(request, context)
@@ -85,6 +87,7 @@ class SmallVault(SsnVaultServicer):
     def LinkageMatchStream(
         self, request_iterator: Iterator[pb.LinkageMatchRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.LinkageMatchResponse]:
+        self.began.set()
         context.add_callback(self.finished.set)
         whole = list(request_iterator)  # one-to-one: decided over the whole stream
         for request in whole:

@@ -29,7 +29,7 @@ def test_a_number_shows_itself_only_when_asked() -> None:
     ssn = Ssn(CANARY)
     shown = [repr(ssn), str(ssn), f"{ssn}", f"{ssn!r}", f"{ssn:>20}", "%s %r" % (ssn, ssn), str([ssn]), str({ssn: 1})]  # noqa: UP031 - this form too
     assert not [text for text in shown if "900" in text or "3456" in text]
-    assert f"{ssn:>12}" == "   Ssn(***)"
+    assert f"{ssn:>12}" == "    Ssn(***)"
     assert ssn.reveal() == CANARY
     assert ssn.last4 == "3456"
     assert Ssn("12").last4 == "12"
@@ -58,7 +58,7 @@ def test_numbers_are_equal_when_their_text_is() -> None:
     assert hash(Ssn(CANARY)) == hash(Ssn(CANARY))
     assert Ssn(CANARY) != Ssn("900123456")
     assert Ssn(CANARY) != CANARY
-    assert Ssn("９00123456") == Ssn("９00123456")
+    assert Ssn("\uff1900123456") == Ssn("\uff1900123456")
 
 
 def test_nothing_that_holds_what_a_caller_sent_prints_it() -> None:

@@ -77,7 +77,7 @@ BEGIN SELECT RAISE(ABORT, '{table} takes inserts only'); END
 
 _POSTGRESQL_GUARD: Final = """
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS
-$$ BEGIN RAISE EXCEPTION '% takes inserts only', TG_TABLE_NAME; END $$
+$$ BEGIN RAISE EXCEPTION '%% takes inserts only', TG_TABLE_NAME; END $$
 """
 _POSTGRESQL_TRIGGER: Final = """
 CREATE TRIGGER {table}_inserts_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}

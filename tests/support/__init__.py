@@ -1,0 +1,1 @@
+"""What the tests share: a real stack under test, and PostgreSQL from a wheel."""

