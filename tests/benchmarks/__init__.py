@@ -1,1 +1,1 @@
-"""Measurements against floors taken in the same run."""
+"""`make bench`: speed as ratios against floors measured in the same run. It asserts nothing: machines are noisy."""

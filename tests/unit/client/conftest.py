@@ -47,8 +47,8 @@ class SmallVault(SsnVaultServicer):
     def TokenizeStream(
         self, request_iterator: Iterator[pb.TokenizeRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.TokenizeResponse]:
-        self.began.set()
         context.add_callback(self.finished.set)
+        self.began.set()
         for request in request_iterator:
             yield self.Tokenize(request, context)
 
@@ -87,8 +87,8 @@ class SmallVault(SsnVaultServicer):
     def LinkageMatchStream(
         self, request_iterator: Iterator[pb.LinkageMatchRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.LinkageMatchResponse]:
-        self.began.set()
         context.add_callback(self.finished.set)
+        self.began.set()
         whole = list(request_iterator)  # one-to-one: decided over the whole stream
         for request in whole:
             yield self.LinkageMatch(request, context)
