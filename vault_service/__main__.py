@@ -4,6 +4,7 @@ import typer
 
 from vault_service.cli import approvals, audit, incident, keys, policy, server
 from vault_service.dev import command as dev
+from vault_service.dev import demo
 
 app = typer.Typer(
     help="Keeps each Social Security number once, encrypted; everybody else keeps a token.",
@@ -20,6 +21,7 @@ app.add_typer(approvals.app, name="approvals")
 app.add_typer(incident.app, name="incident")
 app.add_typer(audit.app, name="audit")
 app.add_typer(dev.app, name="dev")
+app.command()(demo.demo)
 
 
 def main() -> None:

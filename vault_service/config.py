@@ -49,7 +49,7 @@ class LimitSettings(_Section):
     items_at_once: Count = 32_768  # items of those calls together
     items_per_call: int = Field(default=1000, gt=0, le=1000)  # contract: 1,000
     items_per_transaction: Count = 2000  # a larger call has one of its own
-    transactions_at_once: Count = 2  # database threads; SQLite always has one
+    transactions_at_once: Count = 1  # database threads; SQLite always has one
     least_seconds_left: float = Field(default=0.01, ge=0)  # a call whose deadline is nearer is not begun
 
 

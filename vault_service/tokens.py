@@ -4,10 +4,11 @@ Random bytes come in, texts go out, and back: a text comes in, the canonical tok
 here is derived from a number. The token format is changed here and nowhere else.
 """
 
-import os
 import re
 from enum import StrEnum
 from typing import Final, NewType
+
+from vault_service.randomness import random_bytes
 
 Token = NewType("Token", str)
 
@@ -67,7 +68,7 @@ _STEPS: Final = [(120 - 10 * index, _PAIR_CHECKS[index]) for index in range(_BOD
 
 def draw_body() -> str:
     """128 random bits as 26 characters and their check character."""
-    bits = int.from_bytes(os.urandom(16))
+    bits = int.from_bytes(random_bytes(16))
     check = 0
     body = []
     for shift, checks in _STEPS:
@@ -83,7 +84,7 @@ def draw_token(domain: str, token_format: TokenFormat) -> Token:
     if token_format is TokenFormat.STANDARD:
         return Token(f"{domain}_{draw_body()}")
     while True:
-        values = [byte & 31 for byte in os.urandom(_COLUMN)]
+        values = [byte & 31 for byte in random_bytes(_COLUMN)]
         if values[0] >= 8:  # a letter first; drawn again rather than folded, so that each is as likely
             return Token("".join(ALPHABET[value] for value in values) + _check_character(values))
 

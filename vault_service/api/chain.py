@@ -72,6 +72,7 @@ class Chain:
     ) -> Callable[[Request, Context], Awaitable[Response]]:
         """The handler of a unary method."""
         access = ACCESS.get(method)
+        answered, seconds = CALLS.labels(method, "OK"), SECONDS.labels(method)
 
         async def handler(request: Request, context: Context) -> Response:
             began = time.perf_counter()
@@ -81,8 +82,8 @@ class Chain:
             except BaseException as error:  # noqa: BLE001 - no exception's text may reach the client
                 await self._fail(method, context, error, began)
                 raise AssertionError from None
-            CALLS.labels(method, "OK").inc()
-            SECONDS.labels(method).observe(time.perf_counter() - began)
+            answered.inc()
+            seconds.observe(time.perf_counter() - began)
             return response
 
         return handler
@@ -94,6 +95,7 @@ class Chain:
     ) -> Callable[[AsyncIterator[Request], Context], AsyncIterator[Response]]:
         """The handler of a bidirectional method: a message is read when the one before it was answered."""
         access = ACCESS.get(method)
+        answered, seconds = CALLS.labels(method, "OK"), SECONDS.labels(method)
 
         async def handler(requests: AsyncIterator[Request], context: Context) -> AsyncIterator[Response]:
             began = time.perf_counter()
@@ -105,8 +107,8 @@ class Chain:
                 raise
             except BaseException as error:  # noqa: BLE001 - no exception's text may reach the client
                 await self._fail(method, context, error, began)
-            CALLS.labels(method, "OK").inc()
-            SECONDS.labels(method).observe(time.perf_counter() - began)
+            answered.inc()
+            seconds.observe(time.perf_counter() - began)
 
         return handler
 

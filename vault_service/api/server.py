@@ -70,7 +70,6 @@ def make_server(
             ("grpc.max_receive_message_length", limits.message_bytes),
             ("grpc.max_metadata_size", 16 * 1024),
             ("grpc.max_concurrent_streams", limits.calls_at_once),
-            ("grpc.keepalive_time_ms", 60_000),
         ],
     )
     server.add_generic_rpc_handlers((handlers,))

@@ -5,12 +5,12 @@ section 2.1, has it: 0x00 before a leaf, 0x01 before a node. Nothing here knows 
 """
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
 
+from vault_service.randomness import random_bytes
 from vault_service.storage.events import DisclosureRow, EventRow
 
 EVENT_FORM: Final = 1  # of the event's body; told apart by verifiers
@@ -36,7 +36,7 @@ class Recorded(NamedTuple):
 
 def new_event_id() -> str:
     """A UUIDv7 (RFC 9562, section 5.7): milliseconds since 1970, then 74 random bits."""
-    value = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10))
+    value = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(random_bytes(10))
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     text = f"{value:032x}"
@@ -49,7 +49,7 @@ def record(event_id: str, kind: str, at_ms: int, facts: Facts, disclosed: Sequen
     The body carries `disclosures`, their number, and `root`, the hash over them (of an empty tree when there
     are none), so that one row can be proven without showing the others.
     """
-    salts = os.urandom(16 * len(disclosed)).hex()
+    salts = random_bytes(16 * len(disclosed)).hex()
     rows = [
         DisclosureRow(event_id, position, *token, salts[32 * position : 32 * position + 32])
         for position, token in enumerate(disclosed)

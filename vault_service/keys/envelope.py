@@ -5,7 +5,6 @@ AES-256-GCM with random 96-bit nonces (NIST SP 800-38D), HMAC-SHA-256 (FIPS 198-
 """
 
 import hmac
-import os
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -13,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from vault_service.randomness import random_bytes
 from vault_service.ssn import Ssn
 from vault_service.tokens import Token
 
@@ -50,7 +50,7 @@ def request_digest(key: bytes, content: bytes) -> bytes:
 def seal(cipher: AESGCM, *, domain: str, version: int, token: Token, ssn: Ssn, traits: bytes | None) -> bytes:
     """Nonce, ciphertext and tag of a payload that opens only under this token, domain and key version."""
     payload = _FORM + ssn.digits.encode() + (traits or _NO_TRAITS)
-    nonce = os.urandom(_NONCE_BYTES)
+    nonce = random_bytes(_NONCE_BYTES)
     return nonce + cipher.encrypt(nonce, payload, _place(domain, version, token))
 
 
@@ -67,7 +67,7 @@ def open_sealed(cipher: AESGCM, ciphertext: bytes, *, domain: str, version: int,
 
 def seal_list(key: bytes, agreement: str, event_id: str, lines: str) -> bytes:
     """The encrypted list of tokens of one linkage event, under a key derived from the agreement's key."""
-    nonce = os.urandom(_NONCE_BYTES)
+    nonce = random_bytes(_NONCE_BYTES)
     associated = f"{agreement}\0{event_id}".encode()
     return nonce + _list_cipher(key).encrypt(nonce, lines.encode(), associated)
 

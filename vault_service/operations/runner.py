@@ -24,7 +24,7 @@ from vault_service.operations.call import Call, DetokenizeCall, LinkageCall, Tok
 from vault_service.operations.context import Context
 from vault_service.orders.control import Control
 from vault_service.storage.budgets import forget_old
-from vault_service.storage.engine import Store, database_error_code, describe
+from vault_service.storage.engine import NotBegunError, Store, database_error_code, describe
 from vault_service.storage.events import append
 from vault_service.storage.linkages import insert_linkage_records
 
@@ -106,8 +106,8 @@ class Runner:
                     self._control.refresh(stale.epoch)
                 except (CallError, StoreError, sa.exc.SQLAlchemyError) as error:
                     return error
-            except (sa.exc.IntegrityError, tokenize.LostRaceError) as error:
-                failure = error  # a token drawn twice, or a row gone: drawn and looked up anew
+            except (sa.exc.IntegrityError, tokenize.LostRaceError, NotBegunError) as error:
+                failure = error  # a token drawn twice, a row gone, a stale connection: all begun anew
             except sa.exc.DBAPIError as error:
                 failure = error
                 if database_error_code(error) not in (_DEADLOCK, _SERIALIZATION):

@@ -28,14 +28,14 @@ class DisclosureRow(NamedTuple):
     salt: str
 
 
-_EVENTS_POSTGRESQL: Final = sa.text(
+_EVENTS_POSTGRESQL: Final = (
     "INSERT INTO event (id, body, hash)"
-    " SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:bodies AS text[]), CAST(:hashes AS bytea[]))"
+    " SELECT * FROM unnest(CAST(%(ids)s AS text[]), CAST(%(bodies)s AS text[]), CAST(%(hashes)s AS bytea[]))"
 )
-_DISCLOSURES_POSTGRESQL: Final = sa.text(
+_DISCLOSURES_POSTGRESQL: Final = (
     "INSERT INTO disclosure (event_id, position, domain, token, outcome, salt)"
-    " SELECT * FROM unnest(CAST(:event_ids AS text[]), CAST(:positions AS integer[]), CAST(:domains AS text[]),"
-    " CAST(:tokens AS text[]), CAST(:outcomes AS text[]), CAST(:salts AS text[]))"
+    " SELECT * FROM unnest(CAST(%(event_ids)s AS text[]), CAST(%(positions)s AS integer[]),"
+    " CAST(%(domains)s AS text[]), CAST(%(tokens)s AS text[]), CAST(%(outcomes)s AS text[]), CAST(%(salts)s AS text[]))"
 )
 _EVENTS: Final = sa.insert(event)
 _DISCLOSURES: Final = sa.insert(disclosure)
@@ -46,14 +46,14 @@ def append(tx: Transaction, events: Sequence[EventRow], disclosures: Sequence[Di
     if events:
         if tx.postgresql:
             ids, bodies, hashes = map(list, zip(*events, strict=True))
-            tx.connection.execute(_EVENTS_POSTGRESQL, {"ids": ids, "bodies": bodies, "hashes": hashes})
+            tx.rows(_EVENTS_POSTGRESQL, {"ids": ids, "bodies": bodies, "hashes": hashes})
         else:
             tx.connection.execute(_EVENTS, [row._asdict() for row in events])
     if disclosures:
         if tx.postgresql:
             names = ("event_ids", "positions", "domains", "tokens", "outcomes", "salts")
             columns = map(list, zip(*disclosures, strict=True))
-            tx.connection.execute(_DISCLOSURES_POSTGRESQL, dict(zip(names, columns, strict=True)))
+            tx.rows(_DISCLOSURES_POSTGRESQL, dict(zip(names, columns, strict=True)))
         else:
             tx.connection.execute(_DISCLOSURES, [row._asdict() for row in disclosures])
 

@@ -24,14 +24,14 @@ _FIND: Final = (
     .where(linkage_id.c.key_version == sa.bindparam("version"))
     .where(linkage_id.c.blind_index.in_(sa.bindparam("indexes", expanding=True)))
 )
-_FIND_POSTGRESQL: Final = sa.text(
-    "SELECT blind_index, linkage_id FROM linkage_id WHERE agreement = :agreement AND key_version = :version"
-    " AND blind_index = ANY(CAST(:indexes AS bytea[]))"
+_FIND_POSTGRESQL: Final = (
+    "SELECT blind_index, linkage_id FROM linkage_id WHERE agreement = %(agreement)s AND key_version = %(version)s"
+    " AND blind_index = ANY(CAST(%(indexes)s AS bytea[]))"
 )
-_INSERT_POSTGRESQL: Final = sa.text(
+_INSERT_POSTGRESQL: Final = (
     "INSERT INTO linkage_id (agreement, key_version, blind_index, linkage_id)"
-    " SELECT :agreement, :version, new.blind_index, new.linkage_id"
-    " FROM unnest(CAST(:indexes AS bytea[]), CAST(:ids AS text[])) AS new (blind_index, linkage_id)"
+    " SELECT %(agreement)s, %(version)s, new.blind_index, new.linkage_id"
+    " FROM unnest(CAST(%(indexes)s AS bytea[]), CAST(%(ids)s AS text[])) AS new (blind_index, linkage_id)"
     " ON CONFLICT (agreement, key_version, blind_index) DO NOTHING"
 )
 _INSERT: Final = sa.text(
@@ -46,8 +46,9 @@ def find_linkage_ids(tx: Transaction, agreement: str, key_version: int, indexes:
     if not indexes:
         return {}
     parameters = {"agreement": agreement, "version": key_version, "indexes": list(indexes)}
-    rows = tx.connection.execute(_FIND_POSTGRESQL if tx.postgresql else _FIND, parameters)
-    return {bytes(index): name for index, name in rows}
+    if tx.postgresql:
+        return dict(tx.rows(_FIND_POSTGRESQL, parameters))
+    return {row.blind_index: row.linkage_id for row in tx.connection.execute(_FIND, parameters)}
 
 
 def insert_linkage_ids(tx: Transaction, agreement: str, key_version: int, new: Mapping[bytes, str]) -> None:
@@ -58,7 +59,7 @@ def insert_linkage_ids(tx: Transaction, agreement: str, key_version: int, new: M
     ordered = sorted(new.items())
     if tx.postgresql:
         columns = {"indexes": [index for index, _ in ordered], "ids": [name for _, name in ordered]}
-        tx.connection.execute(_INSERT_POSTGRESQL, common | columns)
+        tx.rows(_INSERT_POSTGRESQL, common | columns)
     else:
         rows = [{**common, "blind_index": index, "linkage_id": name} for index, name in ordered]
         tx.connection.execute(_INSERT, rows)

@@ -6,7 +6,7 @@ by blind index, so that transactions which overlap wait for each other instead o
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import sqlalchemy as sa
 
@@ -32,9 +32,9 @@ class StoredPayload:
     ciphertext: bytes
 
 
-_FIND_POSTGRESQL: Final = sa.text(
+_FIND_POSTGRESQL: Final = (
     "SELECT blind_index, token FROM token_record"
-    " WHERE domain = :domain AND index_version = :version AND blind_index = ANY(CAST(:indexes AS bytea[]))"
+    " WHERE domain = %(domain)s AND index_version = %(version)s AND blind_index = ANY(CAST(%(indexes)s AS bytea[]))"
 )
 _FIND: Final = (
     sa.select(token_record.c.blind_index, token_record.c.token)
@@ -43,11 +43,12 @@ _FIND: Final = (
     .where(token_record.c.blind_index.in_(sa.bindparam("indexes", expanding=True)))
 )
 # The conflict target is named: a bare ON CONFLICT would also swallow a token drawn twice.
-_INSERT_POSTGRESQL: Final = sa.text(
+_INSERT_POSTGRESQL: Final = (
     "INSERT INTO token_record"
     " (token, domain, index_version, blind_index, data_version, ciphertext, destroy_by)"
-    " SELECT new.token, :domain, :index_version, new.blind_index, :data_version, new.ciphertext, :destroy_by"
-    " FROM unnest(CAST(:tokens AS text[]), CAST(:indexes AS bytea[]), CAST(:ciphertexts AS bytea[]))"
+    " SELECT new.token, %(domain)s, %(index_version)s, new.blind_index, %(data_version)s, new.ciphertext,"
+    " %(destroy_by)s"
+    " FROM unnest(CAST(%(tokens)s AS text[]), CAST(%(indexes)s AS bytea[]), CAST(%(ciphertexts)s AS bytea[]))"
     " AS new (token, blind_index, ciphertext)"
     " ON CONFLICT (domain, index_version, blind_index) DO NOTHING RETURNING blind_index"
 )
@@ -56,20 +57,20 @@ _INSERT: Final = sa.text(
     " (token, domain, index_version, blind_index, data_version, ciphertext, destroy_by)"
     " VALUES (:token, :domain, :index_version, :blind_index, :data_version, :ciphertext, :destroy_by)"
 )
-_REPLACE_POSTGRESQL: Final = sa.text(
-    "UPDATE token_record SET data_version = :data_version, ciphertext = new.ciphertext"
-    " FROM unnest(CAST(:tokens AS text[]), CAST(:ciphertexts AS bytea[])) AS new (token, ciphertext)"
+_REPLACE_POSTGRESQL: Final = (
+    "UPDATE token_record SET data_version = %(data_version)s, ciphertext = new.ciphertext"
+    " FROM unnest(CAST(%(tokens)s AS text[]), CAST(%(ciphertexts)s AS bytea[])) AS new (token, ciphertext)"
     " WHERE token_record.token = new.token"
 )
 _REPLACE: Final = sa.text(
     "UPDATE token_record SET data_version = :data_version, ciphertext = :ciphertext WHERE token = :token"
 )
-_LOCK_POSTGRESQL: Final = sa.text(
-    "SELECT 1 FROM token_record WHERE token = ANY(CAST(:tokens AS text[])) ORDER BY blind_index FOR UPDATE"
+_LOCK_POSTGRESQL: Final = (
+    "SELECT 1 FROM token_record WHERE token = ANY(CAST(%(tokens)s AS text[])) ORDER BY blind_index FOR UPDATE"
 )
-_FETCH_POSTGRESQL: Final = sa.text(
+_FETCH_POSTGRESQL: Final = (
     "SELECT token, data_version, ciphertext FROM token_record"
-    " WHERE token = ANY(CAST(:tokens AS text[])) AND domain = :domain"
+    " WHERE token = ANY(CAST(%(tokens)s AS text[])) AND domain = %(domain)s"
 )
 _FETCH: Final = (
     sa.select(token_record.c.token, token_record.c.data_version, token_record.c.ciphertext)
@@ -84,11 +85,11 @@ def find_tokens(tx: Transaction, domain: str, index_version: int, indexes: Seque
     """The tokens of those blind indexes that are there."""
     if tx.postgresql:
         parameters = {"domain": domain, "version": index_version, "indexes": list(indexes)}
-        return _pairs(tx.connection.execute(_FIND_POSTGRESQL, parameters))
+        return dict(tx.rows(_FIND_POSTGRESQL, parameters))
     found: dict[bytes, Token] = {}
     for part in _parts(indexes):
         parameters = {"domain": domain, "version": index_version, "indexes": part}
-        found.update(_pairs(tx.connection.execute(_FIND, parameters)))
+        found.update({row.blind_index: row.token for row in tx.connection.execute(_FIND, parameters)})
     return found
 
 
@@ -120,7 +121,7 @@ def insert_records(
             "indexes": [record.blind_index for record in ordered],
             "ciphertexts": [record.ciphertext for record in ordered],
         }
-        return set(tx.connection.execute(_INSERT_POSTGRESQL, common | columns).scalars())
+        return {index for (index,) in tx.rows(_INSERT_POSTGRESQL, common | columns)}
     # One writer at a time: nobody can have inserted since the look-up in this transaction.
     rows = [
         {
@@ -141,13 +142,13 @@ def replace_payloads(tx: Transaction, data_version: int, payloads: Mapping[Token
         return
     if tx.postgresql:
         # An UPDATE locks rows in the order it meets them; two that overlap could deadlock.
-        tx.connection.execute(_LOCK_POSTGRESQL, {"tokens": list(payloads)})
+        tx.rows(_LOCK_POSTGRESQL, {"tokens": list(payloads)})
         parameters = {
             "data_version": data_version,
             "tokens": list(payloads),
             "ciphertexts": list(payloads.values()),
         }
-        tx.connection.execute(_REPLACE_POSTGRESQL, parameters)
+        tx.rows(_REPLACE_POSTGRESQL, parameters)
         return
     rows = [{"data_version": data_version, "token": t, "ciphertext": c} for t, c in payloads.items()]
     tx.connection.execute(_REPLACE, rows)
@@ -156,16 +157,12 @@ def replace_payloads(tx: Transaction, data_version: int, payloads: Mapping[Token
 def fetch_payloads(tx: Transaction, domain: str, tokens: Sequence[Token]) -> dict[Token, StoredPayload]:
     """The payloads of those tokens of `domain` that are there."""
     if tx.postgresql:
-        rows = tx.connection.execute(_FETCH_POSTGRESQL, {"tokens": list(tokens), "domain": domain}).all()
+        rows = tx.rows(_FETCH_POSTGRESQL, {"tokens": list(tokens), "domain": domain})
     else:
         rows = []
         for part in _parts(tokens):
-            rows += tx.connection.execute(_FETCH, {"tokens": part, "domain": domain}).all()
+            rows += map(tuple, tx.connection.execute(_FETCH, {"tokens": part, "domain": domain}))
     return {token: StoredPayload(version, ciphertext) for token, version, ciphertext in rows}
-
-
-def _pairs(rows: sa.Result[Any]) -> dict[bytes, Token]:
-    return {row.blind_index: row.token for row in rows}
 
 
 def _parts(values: Sequence[_Value]) -> Iterable[Sequence[_Value]]:
