@@ -1,6 +1,5 @@
 """Tokens are random, canonical in either case, and a mistyped one is seen without a look-up."""
 
-import os
 from itertools import combinations
 
 import pytest
@@ -44,7 +43,7 @@ def test_a_standard_token_is_its_domain_26_characters_and_a_check_character() ->
 @given(st.binary(min_size=16, max_size=16))
 def test_a_body_carries_exactly_the_128_random_bits(drawn: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "urandom", lambda size: drawn[:size])
+        patch.setattr("vault_service.tokens.random_bytes", lambda size: drawn[:size])
         body = draw_body()
     assert _as_int(body[:26]) == int.from_bytes(drawn)
     assert parse_token(f"k12_{body}", "k12", TokenFormat.STANDARD) == f"k12_{body}"

@@ -60,7 +60,7 @@ def test_no_two_orders_share_an_id() -> None:
     [
         lambda fields: json.dumps(fields),
         lambda fields: json.dumps(fields, sort_keys=True),
-        lambda fields: json.dumps(fields, separators=(",", ":")),
+        lambda fields: json.dumps(dict(reversed(fields.items())), separators=(",", ":")),
         lambda fields: _canonical(fields) + "\n",
         lambda fields: " " + _canonical(fields),
         lambda fields: _canonical(fields).replace("drill", "dr\\u0069ll"),

@@ -1,0 +1,115 @@
+"""Every event's hash leaves the process in whole lines, or the call fails with AUDIT_UNAVAILABLE."""
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from vault_service.audit.event import record
+from vault_service.audit.stream import HashStream
+from vault_service.errors import CallError, Reason
+from vault_service.storage.events import EventRow
+
+
+def _events(count: int = 1) -> list[EventRow]:
+    return [record(f"event-{number}", "tokenize", number, {"client": "sis"}).event for number in range(count)]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    path = tmp_path / "log"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    yield descriptor, path
+    os.close(descriptor)
+
+
+def _refused(stream: HashStream, events: list[EventRow]) -> bool:
+    try:
+        stream.announce(events)
+    except CallError as error:
+        assert error.reason is Reason.AUDIT_UNAVAILABLE
+        return True
+    return False
+
+
+def test_one_line_a_transaction_names_each_event_and_its_hash(log: tuple[int, Path]) -> None:
+    stream = HashStream(log[0])
+    events = _events(3)
+    stream.announce(events)
+    stream.announce(events[:1])
+    lines = [json.loads(line) for line in log[1].read_text().splitlines()]
+    assert lines == [
+        {"logger": "ssn_vault.events", "events": [[e.id, e.hash.hex()] for e in events]},
+        {"logger": "ssn_vault.events", "events": [[events[0].id, events[0].hash.hex()]]},
+    ]
+
+
+def test_nothing_of_an_events_facts_is_written(log: tuple[int, Path]) -> None:
+    HashStream(log[0]).announce(_events())
+    assert "sis" not in log[1].read_text()
+
+
+def test_no_events_need_no_stream() -> None:
+    assert not _refused(HashStream(-1), [])
+
+
+def test_a_closed_descriptor_fails_the_call(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    os.close(descriptor)
+    assert _refused(HashStream(descriptor), _events())
+
+
+def test_a_reader_that_went_away_fails_the_call() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        assert _refused(HashStream(writing), _events())
+    finally:
+        os.close(writing)
+
+
+def test_a_full_device_fails_the_call() -> None:
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    try:
+        stream = HashStream(descriptor)
+        assert _refused(stream, _events())
+        assert _refused(stream, _events(2))
+    finally:
+        os.close(descriptor)
+
+
+def test_after_a_line_that_was_cut_off_the_next_starts_afresh() -> None:
+    """A pipe that takes part of a long line, is full, and is read empty again."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    os.set_blocking(reading, False)
+    try:
+        stream = HashStream(writing)
+        assert _refused(stream, _events(20_000))
+        assert _refused(stream, _events())  # still full
+        taken = b""
+        while True:
+            try:
+                taken += os.read(reading, 65_536)
+            except BlockingIOError:
+                break
+        assert b"\n" not in taken
+        stream.announce(_events())
+        stream.announce(_events(2))
+        rest = os.read(reading, 65_536).splitlines()
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert rest[0] == b""  # ends the broken line
+    assert [len(json.loads(line)["events"]) for line in rest[1:]] == [1, 2]
+
+
+def test_lines_of_many_threads_do_not_mix(log: tuple[int, Path]) -> None:
+    stream = HashStream(log[0])
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda size: stream.announce(_events(size)), [1, 7, 40] * 40))
+    sizes = [len(json.loads(line)["events"]) for line in log[1].read_text().splitlines()]
+    assert sorted(sizes) == sorted([1, 7, 40] * 40)
