@@ -168,15 +168,17 @@ class _Health:
         """Look now; blocks for as long as the store does."""
         try:
             with self._store.reading() as connection:
-                connection.execute(sa.text("SELECT epoch FROM control"))
+                epoch = int(connection.execute(sa.text("SELECT epoch FROM control")).scalar_one())
             state = self._control.state
+            if epoch != state.epoch or self._control.tampered:
+                state = self._control.refresh(epoch)  # calls would do it too; health must not wait for one
             ready = (
                 not self._control.tampered
                 and state.policy_version > 0
                 and not state.missing_keys()
                 and self._keyring.complete
             )
-        except sa.exc.SQLAlchemyError:
+        except (sa.exc.SQLAlchemyError, StoreError, CallError):
             ready = False
         if ready != self.ready:
             _log.info("serving" if ready else "not serving")

@@ -14,6 +14,7 @@ from vault_service.policy.model import Policy
 NOW = 1_900_000_000_000  # milliseconds
 SIGNERS = Signers(frozenset({"signer-a", "signer-b", "signer-c"}), 2)
 WRAPPED = "vault:v1:" + "A" * 60
+TWO_SIGNERS: Final = ["signer-a", "signer-b"]
 
 
 @cache
@@ -58,3 +59,32 @@ def sample_state() -> ControlState:
     arguments = {"base": 0, "policy": sample_text()}
     state, _ = ordered(ControlState(), Action.APPLY_POLICY, arguments, ["signer-a", "signer-b"])
     return state
+
+
+def with_policy(state: ControlState, text: str, signed_by: list[str] | None = None) -> ControlState:
+    """The state under another policy."""
+    arguments = {"base": state.policy_version, "policy": text}
+    return ordered(state, Action.APPLY_POLICY, arguments, signed_by or TWO_SIGNERS)[0]
+
+
+def with_key(
+    state: ControlState, scope: str, kind: str = "data", version: int = 1, by: str = "key-admin-a"
+) -> ControlState:
+    """The state with one key version more, put in force by a key admin."""
+    arguments = {"scope": scope, "kind": kind, "version": version, "wrapped": WRAPPED}
+    return ordered(state, Action.CREATE_KEY, arguments, [by])[0]
+
+
+def frozen(state: ControlState, kind: str = "all", name: str = "", by: str = "key-admin-a") -> tuple[ControlState, str]:
+    """The state with one freeze more, and the id of its order."""
+    arguments = {"kind": kind, "name": name, "reason": "suspicion"}
+    after, order = ordered(state, Action.FREEZE, arguments, [by])
+    return after, order.id
+
+
+BULK: dict[str, Any] = {"client": "sis", "purpose": "tax-reporting", "tokens": 150, "justification": "year's end"}
+
+
+def with_bulk(state: ControlState, signed_by: list[str], **changes: Any) -> ControlState:
+    """The state with a bulk detokenization approved."""
+    return ordered(state, Action.APPROVE_BULK, {**BULK, **changes}, signed_by)[0]

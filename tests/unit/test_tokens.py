@@ -176,4 +176,4 @@ def test_arbitrary_text_never_raises(text: str, token_format: TokenFormat) -> No
 def test_a_damaged_token_never_raises(token_format: TokenFormat, position: int, damage: str) -> None:
     token = draw_token("k12", token_format)
     found = parse_token(token[:position] + damage + token[position + 1 :], "k12", token_format)
-    assert found is None or found == token
+    assert found is None or found[-9:] == token[-9:]  # only the domain's name is not under the check

@@ -38,7 +38,7 @@ def test_the_body_is_canonical_as_the_full_library_has_it(facts: dict[str, str |
     [
         "".join(map(chr, range(0x20))),
         "\x7f\x80\x9f\u2028\u2029\ufeff",
-        '"\\/<>&\'',
+        "\"\\/<>&'",
         "Justificaci\u00f3n: revisi\u00f3n de beca \u2014 \u5b66\u751f \U0001f393",
         "e\u0301 \u00e9",
     ],

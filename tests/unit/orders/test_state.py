@@ -1,4 +1,4 @@
-"""What each order may change, who must have signed it, and that one person alone never changes the policy."""
+"""What holds of every order, and that one person alone never changes the policy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,43 +7,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.samples import NOW, SIGNERS, WRAPPED, ordered, sample_policy, sample_state, sample_text
+from tests.unit.samples import (
+    BULK,
+    NOW,
+    SIGNERS,
+    TWO_SIGNERS,
+    WRAPPED,
+    frozen,
+    ordered,
+    sample_state,
+    sample_text,
+    with_key,
+    with_policy,
+)
 from vault_service.errors import OrderRefusedError
-from vault_service.keys.names import KeyKind, KeyName
 from vault_service.orders.order import CLOCK_SKEW_MS, LIFE_MS, Action, new_order
-from vault_service.orders.state import APPROVAL_LIFE_MS, ControlState, apply, signatures_needed
+from vault_service.orders.state import ControlState, apply, signatures_needed
 from vault_service.policy.decide import Freezes
-
-TWO_SIGNERS = ["signer-a", "signer-b"]
-DAY = 24 * 3600 * 1000
-
-
-def _policy(state: ControlState, text: str, signed_by: list[str] | None = None, **times: int) -> ControlState:
-    arguments = {"base": state.policy_version, "policy": text}
-    return ordered(state, Action.APPLY_POLICY, arguments, signed_by or TWO_SIGNERS, **times)[0]
-
-
-def _key(
-    state: ControlState, scope: str, kind: str = "data", version: int = 1, by: str = "key-admin-a"
-) -> ControlState:
-    arguments = {"scope": scope, "kind": kind, "version": version, "wrapped": WRAPPED}
-    return ordered(state, Action.CREATE_KEY, arguments, [by])[0]
-
-
-def _frozen(
-    state: ControlState, kind: str = "all", name: str = "", by: str = "key-admin-a"
-) -> tuple[ControlState, str]:
-    arguments = {"kind": kind, "name": name, "reason": "suspicion"}
-    after, order = ordered(state, Action.FREEZE, arguments, [by])
-    return after, order.id
-
-
-BULK: dict[str, Any] = {"client": "sis", "purpose": "tax-reporting", "tokens": 150, "justification": "year's end"}
-
-
-def _bulk(state: ControlState, signed_by: list[str], **changes: Any) -> ControlState:
-    return ordered(state, Action.APPROVE_BULK, {**BULK, **changes}, signed_by)[0]
-
 
 # Whatever the action
 
@@ -51,13 +31,13 @@ def _bulk(state: ControlState, signed_by: list[str], **changes: Any) -> ControlS
 def test_every_order_in_force_takes_the_epoch_one_on() -> None:
     state = sample_state()
     assert (ControlState().epoch, state.epoch) == (0, 1)
-    assert _frozen(state)[0].epoch == 2
+    assert frozen(state)[0].epoch == 2
 
 
 def test_an_order_leaves_the_state_before_it_as_it_was() -> None:
     state = sample_state()
-    _frozen(state)
-    _key(state, "k12")
+    frozen(state)
+    with_key(state, "k12")
     assert (state.epoch, state.freezes, dict(state.keys)) == (1, Freezes(), {})
 
 
@@ -142,268 +122,6 @@ def test_arguments_are_exactly_those_of_the_action(
             ordered(state, action, each, signed_by)
 
 
-# Policy
-
-
-def test_two_signers_put_a_policy_in_force() -> None:
-    state = sample_state()
-    assert (state.policy, state.policy_text, state.policy_version) == (sample_policy(), sample_text(), 1)
-
-
-@pytest.mark.parametrize(
-    ("signed_by", "words"),
-    [
-        (["signer-a"], "second person"),
-        (["signer-a", "key-admin-a"], "not among the policy's signers"),
-        (["key-admin-a", "key-admin-b"], "not among the policy's signers"),
-        (["signer-a", "signer-b", "key-admin-a"], "not among the policy's signers"),
-    ],
-)
-def test_a_policy_without_two_signers_is_refused(signed_by: list[str], words: str) -> None:
-    with pytest.raises(OrderRefusedError, match=words):
-        _policy(sample_state(), sample_text(), signed_by)
-
-
-def test_a_policy_cannot_name_its_own_signers() -> None:
-    """The people of the policy sign nothing of it, whatever their roles."""
-    with pytest.raises(OrderRefusedError, match="signers"):
-        _policy(sample_state(), sample_text(), ["records-officer", "key-admin-a"])
-
-
-def test_a_policy_that_was_planned_on_an_older_one_is_refused() -> None:
-    """So an old, signed policy cannot be put back either."""
-    first = new_order(Action.APPLY_POLICY, "signer-a", {"base": 0, "policy": sample_text()}, NOW)
-    state = apply(ControlState(), first, TWO_SIGNERS, SIGNERS, NOW)
-    with pytest.raises(OrderRefusedError, match="plan again"):
-        apply(state, first, TWO_SIGNERS, SIGNERS, NOW)
-    second = _policy(state, sample_text().replace("per_call: 100 ", "per_call: 5 "))
-    assert second.policy_version == 2
-    with pytest.raises(OrderRefusedError, match="plan again"):
-        ordered(second, Action.APPLY_POLICY, {"base": 1, "policy": sample_text()}, TWO_SIGNERS)
-    with pytest.raises(OrderRefusedError, match="plan again"):
-        ordered(second, Action.APPLY_POLICY, {"base": 3, "policy": sample_text()}, TWO_SIGNERS)
-
-
-def test_a_policy_with_mistakes_is_refused_and_they_are_named() -> None:
-    with pytest.raises(OrderRefusedError, match=r"line \d+, version"):
-        _policy(sample_state(), sample_text().replace("version: 1", "version: 7"))
-
-
-def _cut(text: str, start: str, end: str) -> str:
-    at = text.index(start)
-    return text[:at] + text[text.index(end, at) :]
-
-
-def test_a_domain_cannot_be_left_out() -> None:
-    alone = "version: 1\ndomains:\n  k12: {authority: Code, purpose: None at all, retention_days: 1}\n"
-    with pytest.raises(OrderRefusedError, match="highered holds records"):
-        _policy(sample_state(), alone)
-
-
-def test_a_domains_token_format_cannot_change() -> None:
-    text = sample_text().replace("  k12:\n", "  k12:\n    token_format: ssn_column\n", 1)
-    with pytest.raises(OrderRefusedError, match="token format of domain k12"):
-        _policy(sample_state(), text)
-
-
-def test_an_agreements_first_domain_cannot_change() -> None:
-    sides = "      k12: [k12-research]\n", "      highered: [linkage-job]\n"
-    assert "".join(sides) in sample_text()
-    with pytest.raises(OrderRefusedError, match="first domain of agreement college-outcomes"):
-        _policy(sample_state(), sample_text().replace("".join(sides), "".join(reversed(sides))))
-
-
-def test_everything_else_of_a_policy_can_change() -> None:
-    text = _cut(sample_text(), "agreements:", "# A client is one workload")
-    state = _policy(sample_state(), text.replace("retention_days: 2555", "retention_days: 5"))
-    assert not state.policy.agreements
-    assert state.policy.domains["k12"].retention_days == 5
-    assert state.policy_version == 2
-
-
-# Keys
-
-
-def test_a_key_admin_puts_a_key_in_force() -> None:
-    state = _key(sample_state(), "k12")
-    (version,) = state.versions("k12", KeyKind.DATA)
-    assert (version.name, version.wrapped, version.since) == (KeyName("k12", KeyKind.DATA, 1), WRAPPED, NOW)
-    assert state.wrapped_keys() == {KeyName("k12", KeyKind.DATA, 1): WRAPPED}
-    assert WRAPPED not in repr(state)
-
-
-def test_the_last_version_is_the_active_one() -> None:
-    state = _key(_key(sample_state(), "k12"), "k12", version=2)
-    assert [version.name.version for version in state.versions("k12", KeyKind.DATA)] == [1, 2]
-    assert len(state.wrapped_keys()) == 2
-
-
-def test_missing_keys_are_those_the_policy_needs() -> None:
-    state = sample_state()
-    assert not ControlState().missing_keys()
-    wanted = [("k12", "data"), ("k12", "index"), ("highered", "data"), ("highered", "index")]
-    wanted.append(("college-outcomes", "index"))
-    assert {(name.scope, str(name.kind)) for name in state.missing_keys()} == set(wanted)
-    for scope, kind in wanted:
-        state = _key(state, scope, kind)
-    assert state.missing_keys() == []
-
-
-@pytest.mark.parametrize("by", ["records-officer", "auditor", "aid-counselor", "signer-a", "nobody"])
-def test_who_is_no_key_admin_puts_no_key_in_force(by: str) -> None:
-    with pytest.raises(OrderRefusedError, match="nobody who signed has the role"):
-        _key(sample_state(), "k12", by=by)
-
-
-@pytest.mark.parametrize(
-    ("scope", "kind", "version", "words"),
-    [
-        ("nowhere", "data", 1, "no domain or agreement"),
-        ("college-outcomes", "data", 1, "no domain or agreement"),
-        ("person-key-admin-b", "data", 1, "no domain or agreement"),
-        ("k12", "secret", 1, "no such kind"),
-        ("k12", "data", 0, "next version"),
-        ("k12", "data", 2, "next version"),
-        ("k12", "data", -1, "next version"),
-    ],
-)
-def test_a_key_that_nothing_needs_is_refused(scope: str, kind: str, version: int, words: str) -> None:
-    with pytest.raises(OrderRefusedError, match=words):
-        _key(sample_state(), scope, kind, version)
-
-
-def test_a_version_is_put_in_force_once() -> None:
-    state = _key(sample_state(), "k12")
-    with pytest.raises(OrderRefusedError, match="next version"):
-        _key(state, "k12")
-
-
-@pytest.mark.parametrize("scope", ["k12", "college-outcomes"])
-def test_an_index_key_has_one_version(scope: str) -> None:
-    state = _key(sample_state(), scope, "index")
-    with pytest.raises(OrderRefusedError, match="only data keys"):
-        _key(state, scope, "index", 2)
-
-
-@pytest.mark.parametrize(
-    "wrapped", ["", "A" * 60, "vault:v1:", "vault:v1:short", "vault:v1:" + "A" * 501, WRAPPED + "\n"]
-)
-def test_what_is_no_wrapped_key_is_refused(wrapped: str) -> None:
-    arguments = {"scope": "k12", "kind": "data", "version": 1, "wrapped": wrapped}
-    with pytest.raises(OrderRefusedError, match="not a wrapped key"):
-        ordered(sample_state(), Action.CREATE_KEY, arguments, ["key-admin-a"])
-
-
-# Freezes
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "expected"),
-    [
-        ("client", "sis", Freezes(clients=frozenset({"sis"}))),
-        ("person", "tax-clerk", Freezes(people=frozenset({"tax-clerk"}))),
-        ("domain", "k12", Freezes(domains=frozenset({"k12"}))),
-        ("all", "", Freezes(everything=True)),
-    ],
-)
-@pytest.mark.parametrize("by", ["key-admin-a", "records-officer"])
-def test_one_person_freezes(kind: str, name: str, expected: Freezes, by: str) -> None:
-    state, freeze = _frozen(sample_state(), kind, name, by)
-    assert state.freezes == expected
-    found = state.freezes_by_order[freeze]
-    assert (found.kind, found.name, found.reason, found.by, found.since) == (kind, name, "suspicion", by, NOW)
-
-
-@pytest.mark.parametrize("by", ["auditor", "tax-clerk", "signer-a", "nobody"])
-def test_who_has_no_role_does_not_freeze(by: str) -> None:
-    with pytest.raises(OrderRefusedError, match="role"):
-        _frozen(sample_state(), by=by)
-
-
-def test_a_freeze_of_something_else_is_refused() -> None:
-    with pytest.raises(OrderRefusedError, match="a freeze is of"):
-        _frozen(sample_state(), "agreement", "college-outcomes")
-
-
-def test_two_people_thaw_and_only_the_freeze_they_name() -> None:
-    state, first = _frozen(sample_state(), "client", "sis")
-    state, second = _frozen(state, "client", "sis", "records-officer")
-    state, everything = _frozen(state)
-    for freeze, still in ((everything, {"sis"}), (first, {"sis"}), (second, set())):
-        state, _ = ordered(state, Action.THAW, {"freeze": freeze}, ["key-admin-a", "records-officer"])
-        assert state.freezes == Freezes(clients=frozenset(still))
-        with pytest.raises(OrderRefusedError, match="no such freeze"):
-            ordered(state, Action.THAW, {"freeze": freeze}, ["key-admin-a", "records-officer"])
-
-
-@pytest.mark.parametrize(
-    ("signed_by", "words"),
-    [
-        (["key-admin-a"], "second person"),
-        (["key-admin-a", "auditor"], "somebody who signed has no role"),
-        (["key-admin-a", "signer-a"], "somebody who signed has no role"),
-        (["signer-a", "signer-b"], "somebody who signed has no role"),
-    ],
-)
-def test_who_may_not_thaw(signed_by: list[str], words: str) -> None:
-    state, freeze = _frozen(sample_state())
-    with pytest.raises(OrderRefusedError, match=words):
-        ordered(state, Action.THAW, {"freeze": freeze}, signed_by)
-
-
-def test_a_person_who_lost_the_role_does_not_freeze() -> None:
-    state = _policy(sample_state(), sample_text().replace("  key-admin-a:\n    roles: [key-admin]\n", ""))
-    with pytest.raises(OrderRefusedError, match="role"):
-        _frozen(state)
-
-
-# Approvals
-
-
-def test_a_second_person_approves_a_bulk_detokenization() -> None:
-    state = sample_state()
-    after, order = ordered(state, Action.APPROVE_BULK, BULK, ["tax-clerk", "records-officer"])
-    approval = after.approvals[order.id]
-    assert (approval.id, approval.client, approval.purpose, approval.person) == (
-        order.id,
-        "sis",
-        "tax-reporting",
-        "tax-clerk",
-    )
-    assert (approval.tokens, approval.approver, approval.expires) == (150, "records-officer", NOW + APPROVAL_LIFE_MS)
-
-
-@pytest.mark.parametrize(
-    ("signed_by", "changes", "words"),
-    [
-        (["tax-clerk"], {}, "second person"),
-        (["tax-clerk", "key-admin-a"], {}, "nobody who may approve"),
-        (["tax-clerk", "auditor"], {}, "nobody who may approve"),
-        (["records-officer", "tax-clerk"], {}, "nobody who may approve"),
-        (["records-officer", "auditor"], {}, "nobody who may approve"),
-        (["auditor", "records-officer"], {}, "need no approval, or do not exist"),
-        (["nobody", "records-officer"], {}, "need no approval, or do not exist"),
-        (["aid-counselor", "records-officer"], {}, "need no approval, or do not exist"),
-        (["tax-clerk", "records-officer"], {"client": "financial-aid"}, "need no approval, or do not exist"),
-        (["tax-clerk", "records-officer"], {"purpose": "aid-verification"}, "need no approval, or do not exist"),
-        (["tax-clerk", "records-officer"], {"purpose": "curiosity"}, "need no approval, or do not exist"),
-        (["tax-clerk", "records-officer"], {"tokens": 0}, "number of tokens"),
-        (["tax-clerk", "records-officer"], {"tokens": -5}, "number of tokens"),
-        (["tax-clerk", "records-officer"], {"tokens": 100_001}, "number of tokens"),
-    ],
-)
-def test_what_is_not_approved(signed_by: list[str], changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(OrderRefusedError, match=words):
-        _bulk(sample_state(), signed_by, **changes)
-
-
-def test_nobody_approves_for_themselves() -> None:
-    text = sample_text().replace("roles: [approver, disclosure-reader]", "roles: [approver]\n    through: [sis]")
-    state = _policy(sample_state(), text)
-    with pytest.raises(OrderRefusedError, match="nobody who may approve"):
-        _bulk(state, ["records-officer", "tax-clerk"])
-
-
 # Denials
 
 
@@ -421,6 +139,9 @@ def test_a_denied_order_never_comes_in_force(by: str) -> None:
 def test_who_has_no_role_denies_nothing(by: str) -> None:
     with pytest.raises(OrderRefusedError, match="role"):
         ordered(sample_state(), Action.DENY, {"order_id": "x"}, [by])
+
+
+DAY = 24 * 3600 * 1000
 
 
 # One person alone
@@ -491,4 +212,4 @@ def test_a_policy_is_in_force_exactly_when_enough_signers_and_nobody_else_signed
 
     state = sample_state()
     expected = len(names) >= 2 and names <= SIGNERS.names
-    assert in_force(lambda: _policy(state, sample_text(), sorted(names))) is expected
+    assert in_force(lambda: with_policy(state, sample_text(), sorted(names))) is expected

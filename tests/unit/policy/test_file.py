@@ -225,7 +225,7 @@ def test_aliases_are_refused(text: str) -> None:
 
 
 def test_a_file_without_bottom_is_refused() -> None:
-    assert _mistakes("version: 1\ndomains: " + "[" * 5000 + "]" * 5000)
+    assert _mistakes("version: 1\ndomains: " + "[" * 1000 + "]" * 1000)
 
 
 _NUMBERS = ["900-12-3456", "900123456", "900 12 3456"]

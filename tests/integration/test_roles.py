@@ -1,0 +1,241 @@
+"""Who may do what in the database: the three roles of PostgreSQL, and triggers that refuse even the owner."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests.conftest import new_database_url
+from vault_service.storage.engine import open_store
+from vault_service.storage.schema import migrate
+from vault_service.storage.tables import APPEND_ONLY, metadata
+
+ADMIN, SERVER, AUDITOR = "ssn_vault_admin", "ssn_vault_server", "ssn_vault_auditor"
+VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
+EVERYTHING = frozenset({*metadata.tables, "key_usage", "alembic_version"})
+
+STATUS = frozenset({"control", "control_log", "admin_order", "order_signature", "order_outcome", "alembic_version"})
+ALLOWED: dict[str, dict[str, frozenset[str]]] = {
+    ADMIN: {"SELECT": STATUS | {"key_usage"}, "INSERT": frozenset({"admin_order", "order_signature"})},
+    AUDITOR: {"SELECT": STATUS | {"event", "disclosure", "linkage_record"}},
+    SERVER: {
+        "SELECT": EVERYTHING,
+        "INSERT": EVERYTHING - {"control", "admin_order", "order_signature", "key_usage", "alembic_version"},
+        "UPDATE": frozenset(
+            {"control", "token_record", "budget_account", "budget_spend", "approval_spend", "request_seen"}
+        ),
+        "DELETE": frozenset({"budget_spend", "request_seen"}),
+    },
+}
+
+# One row in every append-only table.
+ROWS = (
+    "INSERT INTO admin_order VALUES ('one', '{}')",
+    "INSERT INTO order_signature VALUES ('one', 'key-admin-a', 1, 'raw')",
+    "INSERT INTO control_log VALUES (1, 'one', 0)",
+    "INSERT INTO order_outcome VALUES ('one', 'done', '', 0)",
+    "INSERT INTO event VALUES ('one', '{}', 'raw')",
+    "INSERT INTO disclosure VALUES ('one', 0, 'k12', 'invalid', 'missing', '')",
+    "INSERT INTO linkage_record VALUES ('one', 'college-outcomes', 1, 'raw')",
+)
+
+
+def migrated(url: str) -> Iterator[sa.Engine]:
+    store = open_store(sa.make_url(url))
+    migrate(store)
+    with store.engine.begin() as connection:
+        for row in ROWS:
+            connection.exec_driver_sql(row)
+    yield store.engine
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def postgresql(request: pytest.FixtureRequest) -> Iterator[sa.Engine]:
+    """A PostgreSQL database of this release, as its owner."""
+    url = new_database_url("postgresql", request)
+    assert url is not None
+    yield from migrated(url)
+
+
+@pytest.fixture(scope="module")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Engine]:
+    yield from migrated(f"sqlite:///{tmp_path_factory.mktemp('roles') / 'ssn-vault.db'}")
+
+
+@pytest.fixture
+def owned(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> sa.Engine:
+    """Either database, as its owner."""
+    del tmp_path
+    engine: sa.Engine = request.getfixturevalue(database)
+    return engine
+
+
+@contextmanager
+def acting_as(engine: sa.Engine, role: str) -> Iterator[sa.Connection]:
+    """A connection with the rights of `role` alone, rolled back at the end."""
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"SET ROLE {role}")
+        try:
+            yield connection
+        finally:
+            connection.rollback()
+            connection.exec_driver_sql("RESET ROLE")
+            connection.rollback()
+
+
+def denied(engine: sa.Engine, role: str, statement: str) -> bool:
+    """Whether `role` is told that it has no right to this."""
+    with acting_as(engine, role) as connection:
+        try:
+            connection.exec_driver_sql(statement)
+        except sa.exc.DBAPIError as error:
+            return getattr(error.orig, "sqlstate", None) == "42501"
+    return False
+
+
+@pytest.mark.parametrize("role", sorted(ALLOWED))
+def test_a_role_has_exactly_its_rights(postgresql: sa.Engine, role: str) -> None:
+    with postgresql.connect() as connection:
+        found = {
+            verb: frozenset(
+                connection.execute(
+                    sa.text(
+                        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+                        " AND relkind IN ('r', 'v') AND has_table_privilege(:role, oid, :verb)"
+                    ),
+                    {"role": role, "verb": verb},
+                ).scalars()
+            )
+            for verb in VERBS
+        }
+    assert found == {verb: ALLOWED[role].get(verb, frozenset()) for verb in VERBS}
+
+
+def test_no_role_has_rights_to_single_columns_or_owns_anything(postgresql: sa.Engine) -> None:
+    with postgresql.connect() as connection:
+        columns = connection.exec_driver_sql(
+            "SELECT count(*) FROM pg_attribute WHERE attacl IS NOT NULL AND attrelid IN"
+            " (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)"
+        ).scalar_one()
+        owned = connection.execute(
+            sa.text("SELECT count(*) FROM pg_class WHERE pg_get_userbyid(relowner) = ANY(:roles)"),
+            {"roles": [ADMIN, SERVER, AUDITOR]},
+        ).scalar_one()
+        grave = connection.execute(
+            sa.text(
+                "SELECT count(*) FROM pg_roles WHERE rolname = ANY(:roles)"
+                " AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolbypassrls OR rolreplication OR rolcanlogin)"
+            ),
+            {"roles": [ADMIN, SERVER, AUDITOR]},
+        ).scalar_one()
+    assert (columns, owned, grave) == (0, 0, 0)
+
+
+def test_an_admin_asks_and_reads_status_and_no_more(postgresql: sa.Engine) -> None:
+    with acting_as(postgresql, ADMIN) as connection:
+        connection.exec_driver_sql("INSERT INTO admin_order VALUES ('two', '{}')")
+        connection.exec_driver_sql("INSERT INTO order_signature VALUES ('two', 'key-admin-a', 1, 'raw')")
+        connection.exec_driver_sql("SELECT epoch FROM control")
+        connection.exec_driver_sql("SELECT domain, kind, version, records FROM key_usage")
+    for statement in (
+        "SELECT token FROM token_record",
+        "SELECT blind_index FROM token_record",
+        "SELECT body FROM event",
+        "SELECT token FROM disclosure",
+        "SELECT linkage_id FROM linkage_id",
+        "SELECT ciphertext FROM linkage_record",
+        "SELECT digest FROM request_seen",
+        "UPDATE control SET epoch = 99",
+        "INSERT INTO control_log VALUES (99, 'one', 0)",
+        "INSERT INTO order_outcome VALUES ('two', 'done', '', 0)",
+        "INSERT INTO approval_spend VALUES ('one', 0)",
+        "UPDATE admin_order SET body = '{}'",
+        "DELETE FROM order_signature",
+        "CREATE TABLE mine (id integer)",
+        "ALTER TABLE event DISABLE TRIGGER ALL",
+        "SET session_replication_role = replica",
+    ):
+        assert denied(postgresql, ADMIN, statement), statement
+
+
+@pytest.mark.parametrize("role", [SERVER, AUDITOR, ADMIN])
+@pytest.mark.parametrize("table", APPEND_ONLY)
+def test_no_role_changes_what_is_append_only(postgresql: sa.Engine, role: str, table: str) -> None:
+    column = metadata.tables[table].columns.keys()[0]
+    for statement in (
+        f"UPDATE {table} SET {column} = {column}",
+        f"DELETE FROM {table}",
+        f"TRUNCATE {table}",
+        f"DROP TABLE {table}",
+        f"ALTER TABLE {table} DISABLE TRIGGER ALL",
+    ):
+        assert denied(postgresql, role, statement), statement
+
+
+def test_the_server_signs_nothing_and_deletes_no_record(postgresql: sa.Engine) -> None:
+    for statement in (
+        "INSERT INTO admin_order VALUES ('three', '{}')",
+        "INSERT INTO order_signature VALUES ('one', 'key-admin-b', 1, 'raw')",
+        "DELETE FROM token_record",
+        "UPDATE linkage_id SET linkage_id = 'x'",
+        "SET session_replication_role = replica",
+    ):
+        assert denied(postgresql, SERVER, statement), statement
+
+
+def test_an_auditor_only_reads_the_record(postgresql: sa.Engine) -> None:
+    with acting_as(postgresql, AUDITOR) as connection:
+        assert connection.exec_driver_sql("SELECT body FROM event").scalar_one() == "{}"
+    for statement in (
+        "SELECT ciphertext FROM token_record",
+        "SELECT linkage_id FROM linkage_id",
+        "INSERT INTO event VALUES ('two', '{}', 'raw')",
+        "INSERT INTO admin_order VALUES ('three', '{}')",
+    ):
+        assert denied(postgresql, AUDITOR, statement), statement
+
+
+@pytest.mark.parametrize("table", APPEND_ONLY)
+def test_the_owner_cannot_change_what_is_append_only_without_dropping_its_triggers(
+    owned: sa.Engine, table: str
+) -> None:
+    first, second = metadata.tables[table].columns.keys()[:2]
+    statements = [f"UPDATE {table} SET {second} = {second}", f"DELETE FROM {table}"]
+    if owned.dialect.name == "postgresql":
+        statements += [
+            f"TRUNCATE {table} CASCADE",
+            f"INSERT INTO {table} SELECT * FROM {table} ON CONFLICT ({keys(table)}) DO UPDATE SET {first} = excluded.{first}",
+        ]
+    else:
+        statements += [
+            f"INSERT INTO {table} SELECT * FROM {table} WHERE true"
+            f" ON CONFLICT ({keys(table)}) DO UPDATE SET {second} = excluded.{second}",
+            f"UPDATE OR REPLACE {table} SET {second} = {second}",
+        ]
+    for statement in statements:
+        assert refuses(owned, statement), statement
+
+
+@pytest.mark.parametrize("table", APPEND_ONLY)
+def test_sqlite_does_not_replace_a_row_of_what_is_append_only(sqlite: sa.Engine, table: str) -> None:
+    assert refuses(sqlite, f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}")
+    assert refuses(sqlite, f"REPLACE INTO {table} SELECT * FROM {table}")
+
+
+def keys(table: str) -> str:
+    return ", ".join(column.name for column in metadata.tables[table].primary_key)
+
+
+def refuses(engine: sa.Engine, statement: str) -> bool:
+    """Whether the statement fails because the table takes inserts only; nothing of it stays."""
+    with engine.connect() as connection:
+        try:
+            connection.exec_driver_sql(statement)
+        except sa.exc.DBAPIError as error:
+            return "takes inserts only" in str(error)
+        finally:
+            connection.rollback()
+    return False
