@@ -1,6 +1,6 @@
 """A stack whose policy can give every reason of the contract, on each database; tests may break it and mend it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -40,10 +40,10 @@ def _every_reason(text: str) -> str:
     small = {"interest": "Made for tests", "per_call": 10, "per_day": 2}
     policy["purposes"] |= {"spent": small, "repeated": small}
     policy["purposes"]["tax-reporting"]["approval_above"] = 1
-    like: Callable[..., dict[str, Any]] = lambda **changed: {**policy["agreements"]["college-outcomes"], **changed}
+    sample = policy["agreements"]["college-outcomes"]
     policy["agreements"] |= {
-        "ended": like(parties={"k12": ["old-research"], "highered": ["old-job"]}, end="2024-07-02"),
-        "large": like(parties={"k12": ["large-research"], "highered": ["large-job"]}, min_items=10),
+        "ended": {**sample, "parties": {"k12": ["old-research"], "highered": ["old-job"]}, "end": "2024-07-02"},
+        "large": {**sample, "parties": {"k12": ["large-research"], "highered": ["large-job"]}, "min_items": 10},
     }
     policy["clients"] |= {name: {} for name in ("idle", "old-research", "old-job", "large-research", "large-job")}
     policy["clients"]["frozen"] = {"tokenize": ["k12"]}

@@ -108,8 +108,8 @@ def test_a_method_without_an_access_rule_fails_closed() -> None:
     async def scenario() -> list[Failure]:
         chain = Chain("ssn-vault.dev", PersonVerifier(()), RefusalMeter(60), 0.01)
         handlers: Any = {
-            "Unlisted": grpc.unary_unary_rpc_method_handler(chain.unary("Unlisted", handle)),  # type: ignore[arg-type]  # the stubs know only the blocking kind
-            "UnlistedStream": grpc.stream_stream_rpc_method_handler(chain.stream("UnlistedStream", handle_stream)),  # type: ignore[arg-type]  # as above
+            "Unlisted": grpc.unary_unary_rpc_method_handler(chain.unary("Unlisted", handle)),
+            "UnlistedStream": grpc.stream_stream_rpc_method_handler(chain.stream("UnlistedStream", handle_stream)),
         }
         server = grpc.aio.server()
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),))
@@ -118,8 +118,12 @@ def test_a_method_without_an_access_rule_fails_closed() -> None:
 
         def call() -> list[Failure]:
             with grpc.insecure_channel(f"127.0.0.1:{port}", options=(("grpc.enable_http_proxy", 0),)) as channel:
-                unary = channel.unary_unary(f"/{SERVICE.full_name}/Unlisted")
-                stream = channel.stream_stream(f"/{SERVICE.full_name}/UnlistedStream")
+                unary: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+                    f"/{SERVICE.full_name}/Unlisted"
+                )
+                stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
+                    f"/{SERVICE.full_name}/UnlistedStream"
+                )
                 return [
                     refused(lambda: unary(b"x", timeout=SECONDS)),
                     refused(lambda: list(stream(iter([b"x"]), timeout=SECONDS))),
@@ -225,9 +229,12 @@ def _audit_unavailable(vault: Stack) -> Failure:
         token = stub.Tokenize(tokenize("930-01-0001"), timeout=SECONDS).results[0].token
     failures = []
     for sink in (full_disk, closed_pipe):
-        with sink() as descriptor, server_writing_to(vault, descriptor) as server:
-            with stub_of(vault.profile("sis", server)) as stub:
-                failures.append(refused(lambda: stub.Detokenize(detokenize(token), timeout=SECONDS)))  # noqa: B023 - called at once
+        with (
+            sink() as descriptor,
+            server_writing_to(vault, descriptor) as server,
+            stub_of(vault.profile("sis", server)) as stub,
+        ):
+            failures.append(refused(lambda: stub.Detokenize(detokenize(token), timeout=SECONDS)))
     first, second = failures
     assert (first.reason, first.text) == (second.reason, second.text)
     return first

@@ -52,7 +52,7 @@ def stub_of(profile: Profile) -> Iterator[SsnVaultStub]:
         yield SsnVaultStub(channel)
 
 
-def person(token: str) -> Sequence[tuple[str, str]]:
+def person(token: str) -> tuple[tuple[str, str | bytes], ...]:
     """The metadata that names a person."""
     return ((PERSON_KEY, token),)
 

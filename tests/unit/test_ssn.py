@@ -281,6 +281,7 @@ def test_every_invisible_character_is_seen_through() -> None:
         assert contains_ssn_shape(character.join(CANARY)), ascii(character)
         assert contains_ssn_shape(f"{character}-".join((AREA, GROUP, SERIAL))), ascii(character)
         assert contains_ssn_shape(CANARY[:4] + character + CANARY[4:]), ascii(character)
+        assert contains_ssn_shape(f"{AREA[0]}{character}{AREA[1:]}-{GROUP}-{SERIAL}"), ascii(character)
 
 
 def test_digits_of_every_script_are_seen_through() -> None:
