@@ -33,6 +33,7 @@ from vault_service.orders.processor import OrderProcessor
 from vault_service.orders.state import Signers
 from vault_service.process import log_as_json, refuse_dumps
 from vault_service.storage.engine import Store, check_durability, describe, open_store
+from vault_service.storage.orders import read_epoch
 from vault_service.storage.schema import check_schema
 
 _HEALTH_SECONDS: Final = 0.5  # between two looks at store and keys
@@ -168,7 +169,7 @@ class _Health:
         """Look now; blocks for as long as the store does."""
         try:
             with self._store.reading() as connection:
-                epoch = int(connection.execute(sa.text("SELECT epoch FROM control")).scalar_one())
+                epoch = read_epoch(connection)
             state = self._control.state
             if epoch != state.epoch or self._control.tampered:
                 state = self._control.refresh(epoch)  # calls would do it too; health must not wait for one

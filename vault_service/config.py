@@ -7,6 +7,7 @@ A TOML file and `SSN_VAULT_*` variables come in (a variable wins: `SSN_VAULT_SER
 import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from vault_service.errors import ConfigurationError
 
 PREFIX: Final = "SSN_VAULT_"
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -160,6 +162,16 @@ class _File(TomlConfigSettingsSource):
         super().__init__(settings_cls, toml_file=path)
 
 
+def _refuse_plain_http(settings: Settings) -> None:
+    """Keys and persons' names may cross this machine in the clear, but no network."""
+    named = [("vault.address", settings.vault.address)]
+    named += [(f"issuers.{at}.jwks_url", one.jwks_url) for at, one in enumerate(settings.issuers) if one.jwks_url]
+    for name, url in named:
+        parts = urlsplit(url)
+        if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+            raise ConfigurationError(f"{name} must begin with https://, beyond this machine")
+
+
 def load_settings(file: Path | None = None) -> Settings:
     """The settings of `file` (else of `SSN_VAULT_CONFIG`) and of the variables.
 
@@ -170,12 +182,14 @@ def load_settings(file: Path | None = None) -> Settings:
         raise ConfigurationError(f"there is no configuration file at {path}")
     _refuse_unknown_variables()
     try:
-        return Settings(**({"_file": path} if path else {}))  # type: ignore[arg-type]  # read by the sources
+        settings = Settings(**({"_file": path} if path else {}))  # type: ignore[arg-type]  # read by the sources
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
         raise ConfigurationError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
     except (ValueError, OSError) as error:
         raise ConfigurationError(f"the configuration file cannot be read: {type(error).__name__}") from None
+    _refuse_plain_http(settings)
+    return settings
 
 
 def _refuse_unknown_variables() -> None:

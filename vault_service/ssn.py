@@ -87,7 +87,10 @@ def parse_ssn(
 
 # Strings that may hide a number
 
-_UUID: Final = re.compile(r"(?i)(?<![0-9a-z])[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-z])")
+# A UUID, with or without hyphens, and the ids of traces and spans (W3C Trace Context): random hexadecimal.
+_RANDOM_ID: Final = re.compile(
+    r"(?i)(?<![0-9a-z])([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}|[0-9a-f]{16})(?![0-9a-z])"
+)
 _INVISIBLE: Final = frozenset({"Cf", "Cc", "Mn", "Me"})
 _SEPARATOR: Final = r"[^0-9A-Za-z]{1,3}"
 _SHAPES: Final = (
@@ -101,8 +104,8 @@ _GROUPED: Final = re.compile(r"(?<![0-9])[0-9]{1,8}([^0-9A-Za-z])[0-9]{1,8}(?:\1
 def contains_ssn_shape(text: str) -> bool:
     """Whether `text` holds nine digits that look like a number, in any spelling, script or grouping.
 
-    Any script's digits count as digits, invisible characters do not count at all. A UUID is not searched:
-    its digits would be taken for a number by chance. Dates and ten-digit numbers pass.
+    Any script's digits count as digits, invisible characters do not count at all. A UUID or a trace's id is not
+    searched: its digits would be taken for a number by chance. Dates and ten-digit numbers pass.
     """
     if text.isascii():
         if sum(map(text.count, "0123456789")) < 9:
@@ -114,7 +117,7 @@ def contains_ssn_shape(text: str) -> bool:
             for character in unicodedata.normalize("NFKD", text)
             if unicodedata.category(character) not in _INVISIBLE
         )
-    plain = _UUID.sub(" uuid ", plain)
+    plain = _RANDOM_ID.sub(" id ", plain)
     if any(shape.search(plain) for shape in _SHAPES):
         return True
     return any(sum(character.isdigit() for character in found.group()) == 9 for found in _GROUPED.finditer(plain))

@@ -3,9 +3,9 @@
 Run as a program: `python -m tests.benchmarks.echo PORT CERT KEY CA`.
 """
 
-import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvloop
@@ -27,9 +27,9 @@ async def _detokenize(request: pb.DetokenizeRequest, context: object) -> pb.Deto
     return response
 
 
-async def main(port: str, cert: str, key: str, ca: str) -> None:
+async def main(port: str, cert: bytes, key: bytes, ca: bytes) -> None:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Tokenize": grpc.unary_unary_rpc_method_handler(
             _tokenize,
             request_deserializer=pb.TokenizeRequest.FromString,
@@ -42,13 +42,11 @@ async def main(port: str, cert: str, key: str, ca: str) -> None:
         ),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("ssnvault.v1.SsnVault", handlers),))
-    credentials = grpc.ssl_server_credentials(
-        [(Path(key).read_bytes(), Path(cert).read_bytes())], Path(ca).read_bytes(), require_client_auth=True
-    )
+    credentials = grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=True)
     server.add_secure_port(f"127.0.0.1:{port}", credentials)
     await server.start()
     await server.wait_for_termination()
 
 
 if __name__ == "__main__":
-    uvloop.run(main(*sys.argv[1:]))
+    uvloop.run(main(sys.argv[1], *(Path(name).read_bytes() for name in sys.argv[2:5])))

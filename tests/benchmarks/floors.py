@@ -107,7 +107,7 @@ def detokenize(connection: Any, tokens: list[str], commits: int, tokens_per_even
                     ("bench", 1, ROWS),
                 )
                 tx.execute(
-                    "SELECT token, data_version, ciphertext FROM token_record"
+                    "SELECT token, data_version, ciphertext, blind_index FROM token_record"
                     " WHERE token = ANY(CAST(%s AS text[])) AND domain = %s",
                     (wanted, "k12"),
                 ).fetchall()
@@ -115,7 +115,8 @@ def detokenize(connection: Any, tokens: list[str], commits: int, tokens_per_even
                 tx.execute("INSERT INTO budget_account (key) VALUES ('bench') ON CONFLICT (key) DO NOTHING")
                 marks = ",".join("?" * len(wanted))
                 tx.execute(
-                    f"SELECT token, data_version, ciphertext FROM token_record WHERE token IN ({marks})", wanted
+                    f"SELECT token, data_version, ciphertext, blind_index FROM token_record WHERE token IN ({marks})",
+                    wanted,
                 ).fetchall()
             ids = _events(tx, postgresql, events)
             salts = os.urandom(16 * ROWS).hex()
@@ -150,14 +151,15 @@ def look_up(connection: Any, tokens: list[str], commits: int) -> float:
         wanted = tokens[number * ROWS : (number + 1) * ROWS]
         if postgresql:
             connection.execute(
-                "SELECT token, data_version, ciphertext FROM token_record"
+                "SELECT token, data_version, ciphertext, blind_index FROM token_record"
                 " WHERE token = ANY(CAST(%s AS text[])) AND domain = %s",
                 (wanted, "highered"),
             ).fetchall()
         else:
             marks = ",".join("?" * len(wanted))
             connection.execute(
-                f"SELECT token, data_version, ciphertext FROM token_record WHERE token IN ({marks})", wanted
+                f"SELECT token, data_version, ciphertext, blind_index FROM token_record WHERE token IN ({marks})",
+                wanted,
             ).fetchall()
     return commits * ROWS / (time.perf_counter() - began)
 

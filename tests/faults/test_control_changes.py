@@ -1,4 +1,4 @@
-"""Promise 12: a freeze, a revoked client, a changed policy holds for every record not yet committed, on every replica."""
+"""Promise 12: a freeze, a revoked client, a changed policy holds at once, on every replica."""
 
 import json
 import threading

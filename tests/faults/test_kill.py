@@ -51,9 +51,9 @@ class Worker:
             self.tokens.setdefault(number, set()).add(result.token)
         wanted = [result.token or "" for result in results[:20]]
         disclosure = client.detokenize("k12", wanted, purpose="transcript-verification", justification=JUSTIFICATION)
-        for number, result in zip(numbers, disclosure.results, strict=False):
-            assert result.ssn is not None
-            assert result.ssn.reveal() == number[-4:]
+        for number, opened in zip(numbers, disclosure.results, strict=False):
+            assert opened.ssn is not None
+            assert opened.ssn.reveal() == number[-4:]
         self.delivered += [(disclosure.disclosure_id, token) for token in wanted]
 
 

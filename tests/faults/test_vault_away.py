@@ -94,11 +94,9 @@ def test_sealed_vault_is_the_same_as_none(own: Stack) -> None:
     with own.client("sis") as client:
         root = own.root()
         root.write("sys/seal")
-        deadline = time.monotonic() + 3 * LEASE_SECONDS
+        time.sleep(LEASE_SECONDS + 0.5)
         with pytest.raises(KeysUnavailableError) as caught:
-            while time.monotonic() < deadline:
-                client.tokenize("k12", [TokenizeItem(Ssn("946-20-0001"))])
-                time.sleep(0.1)
+            client.tokenize("k12", [TokenizeItem(Ssn("946-20-0001"))])
         assert caught.value.retryable
         own.openbao.stop()
         own.openbao.start()  # a static seal opens by itself

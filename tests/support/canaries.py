@@ -9,7 +9,8 @@ import hashlib
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
-from os.path import commonprefix
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 _AREA, _GROUP = "937", "41"  # shared by all, so that one search for the beginning finds every canary
@@ -29,7 +30,7 @@ class Canaries:
             kind: {spell(number): at for at, number in enumerate(self.numbers)} for kind, spell in SPELLINGS.items()
         }
         self._digests = {
-            digest(text.encode()).digest(): f"{digest.__name__} of canary {at}"
+            digest(text.encode()).digest(): f"{digest.__name__.removeprefix('openssl_')} of canary {at}"
             for at, number in enumerate(self.numbers)
             for text in (number, dashed(number))
             for digest in _HASHES
@@ -52,7 +53,7 @@ class Canaries:
         found: dict[str, set[str]] = {}
         for path in _files(directory):
             try:
-                content = path.read_bytes()
+                content = path.read_bytes().rstrip(b"\0")  # logs of databases are written into zeros
             except FileNotFoundError:
                 continue  # a database drops files while it runs
             if here := self.find(content) | self.find(path.name.encode()):
@@ -89,13 +90,13 @@ def _spellings() -> Iterator[tuple[str, Callable[[str], bytes]]]:
         yield f"{name}, in UTF-16 BE", encoded(lambda raw: raw.decode().encode("utf-16-be"))
         yield f"{name}, in percents", encoded(lambda raw: b"".join(b"%%%02X" % byte for byte in raw))
         for offset in range(3):
-            yield f"{name}, in base64 from byte {offset}", encoded(lambda raw, offset=offset: _base64(raw, offset))
+            yield f"{name}, in base64 from byte {offset}", encoded(partial(_base64, offset))
     yield "dashed, dashes in percents", lambda number: dashed(number).replace("-", "%2D").encode()
     yield "spaced, spaces in percents", lambda number: spaced(number).replace(" ", "%20").encode()
     yield "spaced, spaces as plus", lambda number: spaced(number).replace(" ", "+").encode()
 
 
-def _base64(raw: bytes, offset: int) -> bytes:
+def _base64(offset: int, raw: bytes) -> bytes:
     """The characters of base64 that `raw` alone decides, `offset` bytes after a multiple of three."""
     text = base64.b64encode(bytes(offset) + raw)
     return text[-(-offset * 8 // 6) : (offset + len(raw)) * 8 // 6]
@@ -106,7 +107,7 @@ SPELLINGS = dict(_spellings())
 
 def _positions(data: bytes, spelled: dict[bytes, int]) -> set[int]:
     """The canaries of one spelling that stand in `data`."""
-    begin = commonprefix(list(spelled))
+    begin = _shared_beginning(min(spelled), max(spelled))
     if len(begin) < _WORTH_A_SEARCH:
         return {at for text, at in spelled.items() if text in data}
     size = len(next(iter(spelled)))
@@ -117,6 +118,11 @@ def _positions(data: bytes, spelled: dict[bytes, int]) -> set[int]:
             found.add(at)
         place = data.find(begin, place + 1)
     return found
+
+
+def _shared_beginning(one: bytes, other: bytes) -> bytes:
+    same = (a == b for a, b in zip(one, other, strict=True))
+    return one[: sum(takewhile(bool, same))]
 
 
 def _files(directory: Path) -> Iterable[Path]:

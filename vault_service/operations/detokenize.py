@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from vault_service.audit.event import INVALID, Disclosed, Recorded, new_event_id, record
 from vault_service.errors import CallError, ItemCode, ItemError, Reason, field_invalid
-from vault_service.keys.envelope import DoesNotOpenError, open_sealed
+from vault_service.keys.envelope import DoesNotOpenError, Place, open_sealed
 from vault_service.keys.names import KeyKind, KeyName
 from vault_service.operations.budget import Charge, charge_all
 from vault_service.operations.call import DetokenizeCall
@@ -64,13 +64,8 @@ def deliver(context: Context, calls: Sequence[DetokenizeCall]) -> list[Recorded]
                 continue
             token, stored = fetched
             try:
-                payload = open_sealed(
-                    call.ciphers[stored.data_version].cipher,
-                    stored.ciphertext,
-                    domain=call.domain,
-                    version=stored.data_version,
-                    token=token,
-                )
+                place = Place(call.domain, stored.data_version, token, stored.blind_index)
+                payload = open_sealed(call.ciphers[stored.data_version].cipher, stored.ciphertext, place)
             except DoesNotOpenError:
                 call.results.append(_DATA_LOSS)
                 lost.append(Disclosed(call.domain, token, "unopened"))

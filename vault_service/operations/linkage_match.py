@@ -14,7 +14,7 @@ from typing import Final
 
 from vault_service.audit.event import Disclosed, new_event_id
 from vault_service.errors import CallError, ItemCode, ItemError, Reason, field_invalid
-from vault_service.keys.envelope import DoesNotOpenError, blind_index, open_sealed, seal_list
+from vault_service.keys.envelope import DoesNotOpenError, Place, blind_index, open_sealed, seal_list
 from vault_service.keys.names import KeyKind, KeyName
 from vault_service.operations.budget import Charge, charge_all
 from vault_service.operations.call import LinkageCall
@@ -120,9 +120,8 @@ def _open_own(context: Context, grant: LinkageGrant, group: Sequence[_Asked]) ->
     for token, payload in stored.items():
         key = context.keyring.get(KeyName(grant.own, KeyKind.DATA, payload.data_version))
         try:
-            numbers[token] = open_sealed(
-                key.cipher, payload.ciphertext, domain=grant.own, version=key.version, token=token
-            ).ssn
+            place = Place(grant.own, key.version, token, payload.blind_index)
+            numbers[token] = open_sealed(key.cipher, payload.ciphertext, place).ssn
         except DoesNotOpenError:
             continue
     for one, tokens in zip(group, parsed, strict=True):
@@ -138,7 +137,7 @@ def _look_across(context: Context, other: str, numbers: Iterable[Ssn]) -> dict[S
         by_index = {blind_index(key.secret, ssn): ssn for ssn in wanted - matched.keys()}
         if by_index:
             found = find_tokens(context.tx, other, key.version, list(by_index))
-            matched |= {by_index[bytes(index)]: token for index, token in found.items()}
+            matched |= {by_index[index]: token for index, token in found.items()}
     return matched
 
 

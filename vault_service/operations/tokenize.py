@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from vault_service.errors import CallError, ItemCode, ItemError, Reason
-from vault_service.keys.envelope import blind_index, seal
+from vault_service.keys.envelope import Place, blind_index, seal
 from vault_service.keys.names import KeyKind
 from vault_service.linkage.traits import encode_traits
 from vault_service.operations.call import TokenizeCall
@@ -108,30 +108,26 @@ def _give_tokens(context: Context, domain_name: str, domain: Domain, numbers: di
     index_keys = context.live_keys(domain_name, KeyKind.INDEX)
     data_key = context.active_key(domain_name, KeyKind.DATA)
     found: dict[Ssn, Token] = {}
+    found_at: dict[Ssn, bytes] = {}
     active: dict[bytes, Ssn] = {}
     for key in index_keys:
         by_index = {blind_index(key.secret, ssn): ssn for ssn in numbers if ssn not in found}
         active = active or by_index  # the first key is the active one, and was asked for every number
         for index, token in find_tokens(tx, domain_name, key.version, list(by_index)).items():
-            found[by_index[bytes(index)]] = token
+            found[by_index[index]] = token
+            found_at[by_index[index]] = index
     known = [ssn for ssn in found if numbers[ssn].traits is not None]
 
-    def sealed(token: Token, number: _Number) -> bytes:
-        return seal(
-            data_key.cipher,
-            domain=domain_name,
-            version=data_key.version,
-            token=token,
-            ssn=number.ssn,
-            traits=number.traits,
-        )
+    def sealed(token: Token, index: bytes, number: _Number) -> bytes:
+        place = Place(domain_name, data_key.version, token, index)
+        return seal(data_key.cipher, place, ssn=number.ssn, traits=number.traits)
 
     drawn: dict[bytes, Token] = {}
     new: list[NewRecord] = []
     for index, ssn in active.items():
         if ssn not in found:
             token = drawn[index] = draw_token(domain_name, domain.token_format)
-            new.append(NewRecord(index, token, sealed(token, numbers[ssn])))
+            new.append(NewRecord(index, token, sealed(token, index, numbers[ssn])))
     if new:
         inserted = insert_records(
             tx,
@@ -146,9 +142,10 @@ def _give_tokens(context: Context, domain_name: str, domain: Domain, numbers: di
             others = find_tokens(tx, domain_name, index_keys[0].version, lost)
             if len(others) < len(lost):
                 raise LostRaceError
-            found |= {active[bytes(index)]: token for index, token in others.items()}
+            found |= {active[index]: token for index, token in others.items()}
+            found_at |= {active[index]: index for index in others}
             known += [active[index] for index in lost if numbers[active[index]].traits is not None]
-    newer = {found[ssn]: sealed(found[ssn], numbers[ssn]) for ssn in known}
+    newer = {found[ssn]: sealed(found[ssn], found_at[ssn], numbers[ssn]) for ssn in known}
     replace_payloads(tx, data_key.version, newer)
     for ssn, number in numbers.items():
         for call, position in number.wanted_by:

@@ -75,6 +75,11 @@ def in_force_after(connection: sa.Connection, position: int) -> list[OrderRow]:
     return sorted(rows, key=lambda row: row.position or 0)
 
 
+def read_epoch(connection: sa.Connection) -> int:
+    """The position of the last order in force."""
+    return int(connection.execute(sa.select(control.c.epoch)).scalar_one())
+
+
 def put_in_force(tx: Transaction, order_id: str) -> int:
     """Append an order to the log of those in force; the new epoch. Needs the exclusive transaction."""
     position = tx.epoch + 1

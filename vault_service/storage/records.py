@@ -30,6 +30,7 @@ class StoredPayload:
 
     data_version: int
     ciphertext: bytes
+    blind_index: bytes
 
 
 _FIND_POSTGRESQL: Final = (
@@ -69,11 +70,16 @@ _LOCK_POSTGRESQL: Final = (
     "SELECT 1 FROM token_record WHERE token = ANY(CAST(%(tokens)s AS text[])) ORDER BY blind_index FOR UPDATE"
 )
 _FETCH_POSTGRESQL: Final = (
-    "SELECT token, data_version, ciphertext FROM token_record"
+    "SELECT token, data_version, ciphertext, blind_index FROM token_record"
     " WHERE token = ANY(CAST(%(tokens)s AS text[])) AND domain = %(domain)s"
 )
 _FETCH: Final = (
-    sa.select(token_record.c.token, token_record.c.data_version, token_record.c.ciphertext)
+    sa.select(
+        token_record.c.token,
+        token_record.c.data_version,
+        token_record.c.ciphertext,
+        token_record.c.blind_index,
+    )
     .where(token_record.c.token.in_(sa.bindparam("tokens", expanding=True)))
     .where(token_record.c.domain == sa.bindparam("domain"))
 )
@@ -162,7 +168,7 @@ def fetch_payloads(tx: Transaction, domain: str, tokens: Sequence[Token]) -> dic
         rows = []
         for part in _parts(tokens):
             rows += map(tuple, tx.connection.execute(_FETCH, {"tokens": part, "domain": domain}))
-    return {token: StoredPayload(version, ciphertext) for token, version, ciphertext in rows}
+    return {row[0]: StoredPayload(*row[1:]) for row in rows}
 
 
 def _parts(values: Sequence[_Value]) -> Iterable[Sequence[_Value]]:
