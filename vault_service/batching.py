@@ -65,14 +65,16 @@ class Batcher(Generic[C]):
         record may be committed by then.
         """
         weight = call.weight
-        if self._stopped or self._calls_left < 1 or self._items_left < weight:
+        if self._calls_left < 1 or self._items_left < weight:
             raise CallError(Reason.OVERLOADED)
-        self._calls_left -= 1
-        self._items_left -= weight
         done: asyncio.Future[None] = self._loop.create_future()
         with self._changed:
+            if self._stopped:
+                raise CallError(Reason.OVERLOADED)
             self._waiting.append((call, done))
             self._changed.notify()
+        self._calls_left -= 1
+        self._items_left -= weight
         await done
         if call.failure is not None:
             raise call.failure

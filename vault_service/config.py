@@ -63,13 +63,16 @@ class DatabaseSettings(_Section):
 
     def full_url(self) -> sa.URL:
         """The URL with the password in it; ConfigurationError when the file cannot be read."""
-        url = sa.make_url(self.url)
+        try:
+            url = sa.make_url(self.url)
+        except sa.exc.ArgumentError:
+            raise ConfigurationError("database.url is not a URL") from None
         if self.password_file is None:
             return url
         try:
             return url.set(password=self.password_file.read_text("utf-8").strip())
-        except OSError as error:
-            raise ConfigurationError(f"database.password_file cannot be read: {error.strerror}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"database.password_file cannot be read: {type(error).__name__}") from None
 
 
 class VaultSettings(_Section):
@@ -195,9 +198,9 @@ def load_settings(file: Path | None = None) -> Settings:
 def _refuse_unknown_variables() -> None:
     """A misspelt variable would pass silently and leave a default in force."""
     for name in os.environ:
-        if name.startswith(PREFIX) and name != CONFIG_VARIABLE:
+        if name.upper().startswith(PREFIX) and name.upper() != CONFIG_VARIABLE:  # pydantic takes either case
             model: Any = Settings
-            for part in name.removeprefix(PREFIX).lower().split("__"):
+            for part in name[len(PREFIX) :].lower().split("__"):
                 field = getattr(model, "model_fields", {}).get(part)
                 if field is None:
                     raise ConfigurationError(f"{name} is not a setting")

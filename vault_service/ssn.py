@@ -55,6 +55,8 @@ class Ssn:
     def __reduce__(self) -> NoReturn:
         raise TypeError("an Ssn is not pickled")
 
+    __getstate__ = __reduce__
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ssn) and other._digits == self._digits
 
@@ -91,14 +93,14 @@ def parse_ssn(
 _RANDOM_ID: Final = re.compile(
     r"(?i)(?<![0-9a-z])([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}|[0-9a-f]{16})(?![0-9a-z])"
 )
-_INVISIBLE: Final = frozenset({"Cf", "Cc", "Mn", "Me"})
+_INVISIBLE: Final = frozenset({"Cf", "Mn", "Me"})  # a control character separates, as it does in ASCII
 _SEPARATOR: Final = r"[^0-9A-Za-z]{1,3}"
 _SHAPES: Final = (
     re.compile(r"(?<![0-9])[0-9]{9}(?![0-9])"),
     re.compile(rf"(?<![0-9])[0-9]{{3}}{_SEPARATOR}[0-9]{{2}}{_SEPARATOR}[0-9]{{4}}(?![0-9])"),
 )
 # Nine digits in any grouping, with one and the same separator between the groups: 1-2-3-4-5-6-7-8-9.
-_GROUPED: Final = re.compile(r"(?<![0-9])[0-9]{1,8}([^0-9A-Za-z])[0-9]{1,8}(?:\1[0-9]{1,8})*(?![0-9])")
+_GROUPED: Final = re.compile(r"(?<![0-9])[0-9]{1,8}([^0-9A-Za-z])(?:[0-9]{1,8}\1)*([0-9]{1,8})(?![0-9])")
 
 
 def contains_ssn_shape(text: str) -> bool:
@@ -120,4 +122,13 @@ def contains_ssn_shape(text: str) -> bool:
     plain = _RANDOM_ID.sub(" id ", plain)
     if any(shape.search(plain) for shape in _SHAPES):
         return True
-    return any(sum(character.isdigit() for character in found.group()) == 9 for found in _GROUPED.finditer(plain))
+    return _holds_nine_grouped(plain)
+
+
+def _holds_nine_grouped(plain: str) -> bool:
+    at = 0
+    while found := _GROUPED.search(plain, at):
+        if sum(character.isdigit() for character in found.group()) == 9:
+            return True
+        at = found.start(2)  # the last group of one run may be the first of the next: "4 9-0-0-.."
+    return False

@@ -95,7 +95,7 @@ def parse_token(text: str, domain: str, token_format: TokenFormat) -> Token | No
     A well-formed standard token of another domain is given back in canonical form too: whether it exists in
     `domain` is for the look-up to say.
     """
-    if len(text) > 64:
+    if len(text) > 64 or not text.isascii():  # other scripts' letters can become ours in another case
         return None
     if token_format is TokenFormat.SSN_COLUMN:
         body = text.upper()

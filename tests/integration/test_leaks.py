@@ -317,9 +317,9 @@ def send_beside_the_messages(told: Told) -> None:
             lambda: list(sis.tokenize_stream("k12", interrupted(numbers))),
             lambda: sis.tokenize("k12", numbers * 501),
         ):
-            with pytest.raises((SsnVaultError, TypeError, AttributeError, InterruptedError)) as caught:
+            with pytest.raises((SsnVaultError, TypeError, AttributeError, InterruptedError)) as raised:
                 call()
-            told.hear("client", repr(caught.value), caught.value, caught.value.args, caught.value.__context__)
+            told.hear("client", repr(raised.value), raised.value, raised.value.args, raised.value.__context__)
 
 
 def raw_call(channel: grpc.Channel, method: str, raw: bytes) -> Failure:

@@ -61,10 +61,12 @@ class PersonVerifier:
                 leeway=issuer.leeway,
                 options={"require": ["exp", "iat", "aud", "iss", issuer.person_claim]},
             )
-        except (jwt.PyJWTError, KeyError, ValueError):
+            lives = claims["exp"] - claims["iat"]
+        except (jwt.PyJWTError, KeyError, ValueError, TypeError, OverflowError):
+            # TypeError: a key that is not the algorithm's, or a time that is no number
             return _INVALID
         name = claims[issuer.person_claim]
-        if not isinstance(name, str) or not 0 < claims["exp"] - claims["iat"] <= issuer.longest_life:
+        if not isinstance(name, str) or not 0 < lives <= issuer.longest_life:
             return _INVALID
         claim = PersonClaim(name)
         with self._lock:
@@ -113,7 +115,8 @@ class _IssuerKeys:
                     )
                     answer.raise_for_status()
                     found = jwt.PyJWKSet.from_dict(answer.json())
-        except (OSError, ValueError, jwt.PyJWTError) as error:  # requests' errors are OSErrors
+        except (OSError, ValueError, TypeError, AttributeError, jwt.PyJWTError) as error:
+            # requests' errors are OSErrors; PyJWT takes apart what is no mapping with the other two
             _log.warning("an issuer's keys cannot be had", error=type(error).__name__)
             return
         self._keys = {key.key_id: key for key in found.keys if key.key_id}

@@ -64,10 +64,11 @@ class Keyring:
 
     def want(self, wrapped: Mapping[KeyName, str]) -> None:
         """From now on hold these versions and no others; missing ones are loaded before this returns, if they can."""
-        self._wrapped = dict(wrapped)
-        for name in list(self._keys):
-            if name not in wrapped:
-                self._keys.pop(name, None)
+        with self._load_lock:  # so that no load under way puts back a key that is no longer in force
+            self._wrapped = dict(wrapped)
+            for name in list(self._keys):
+                if name not in wrapped:
+                    self._keys.pop(name, None)
         self._load(lambda key: key is None)
         with self._wake:
             self._wake.notify()

@@ -81,10 +81,11 @@ def parse_order(body: str) -> Order:
         if not isinstance(fields, dict) or fields.keys() != _FIELDS or rfc8785.dumps(fields).decode() != body:
             raise ValueError
         action = Action(fields["action"])
-    except (ValueError, rfc8785.CanonicalizationError):
+    except (ValueError, RecursionError, rfc8785.CanonicalizationError):
         raise OrderRefusedError("the order is not canonical JSON of the known form") from None
     well_formed = (
-        fields["form"] == FORM
+        type(fields["form"]) is int
+        and fields["form"] == FORM
         and isinstance(fields["id"], str)
         and _UUID.fullmatch(fields["id"])
         and isinstance(fields["actor"], str)

@@ -48,7 +48,12 @@ class OrderProcessor:
         with self._store.reading() as connection:
             waiting = order_rows.undecided(connection)
         for order_id in sorted(waiting):
-            self._process(order_id)
+            try:
+                self._process(order_id)
+            except (CallError, StoreError, sa.exc.SQLAlchemyError):
+                raise
+            except Exception as error:  # noqa: BLE001 - one bad order must not keep everybody's freezes waiting
+                _log.error("an order failed", order=order_id, error=type(error).__name__)
 
     def _run(self) -> None:
         while not self._stop.wait(_POLL_SECONDS):
@@ -60,8 +65,6 @@ class OrderProcessor:
                 _log.error("orders wait", detail=str(error))
             except sa.exc.SQLAlchemyError as error:
                 _log.warning("orders wait", error=describe(error))
-            except Exception as error:  # noqa: BLE001 - one bad order must not end the work on all others
-                _log.error("an order failed", error=type(error).__name__)
 
     def _process(self, order_id: str) -> None:
         with self._store.transaction(exclusive=True) as tx:

@@ -78,6 +78,7 @@ class ControlState:
     freezes: Freezes = field(default_factory=Freezes)
     approvals: Mapping[str, Approval] = field(default_factory=dict)
     denied: frozenset[str] = frozenset()
+    first_domains: Mapping[str, str] = field(default_factory=dict)  # of every agreement there ever was
 
     def versions(self, scope: str, kind: KeyKind) -> tuple[KeyVersion, ...]:
         """The live versions of a key, oldest first; the last is the active one."""
@@ -137,11 +138,17 @@ def _apply_policy(
             raise OrderRefusedError(f"domain {name} holds records and cannot be left out")
         if new.token_format is not old.token_format:
             raise OrderRefusedError(f"the token format of domain {name} cannot change")
-    for name, agreement in state.policy.agreements.items():
-        changed = policy.agreements.get(name)
-        if changed is not None and changed.first_domain != agreement.first_domain:
+    first_domains = {name: agreement.first_domain for name, agreement in policy.agreements.items()}
+    for name, domain in first_domains.items():
+        if state.first_domains.get(name, domain) != domain:
             raise OrderRefusedError(f"the first domain of agreement {name} cannot change: its linkage ids would")
-    return replace(state, policy=policy, policy_text=text, policy_version=base + 1)
+    return replace(
+        state,
+        policy=policy,
+        policy_text=text,
+        policy_version=base + 1,
+        first_domains={**state.first_domains, **first_domains},
+    )
 
 
 def _create_key(

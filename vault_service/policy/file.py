@@ -11,17 +11,32 @@ from pydantic import ValidationError
 from vault_service.errors import PolicyInvalidError
 from vault_service.policy.model import Policy
 from vault_service.policy.rules import Path, mistakes
+from vault_service.ssn import contains_ssn_shape
+
+
+class _Loader(yaml.SafeLoader):
+    """Leaves dates as text: the model reads them, and says on which line one does not exist."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class has it
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def parse_policy(text: str) -> Policy:
     """The policy in `text`. PolicyInvalidError lists all mistakes: `line 12, clients.sis.tokenize: ...`."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        for event in yaml.parse(text, Loader=_Loader):
+            if isinstance(event, yaml.AliasEvent):
+                # A reviewer reads each entry where it stands; and nested aliases make a file without end.
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise PolicyInvalidError(f"line {line}: aliases are not taken")
+        root = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise PolicyInvalidError(f"line {line}: {error.problem or 'is not YAML'}") from None
-    except (yaml.YAMLError, ValueError):
+        raise PolicyInvalidError(f"line {line}: {_shown(error.problem or 'is not YAML')}") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise PolicyInvalidError("line 1: is not YAML") from None
     if repeated := _repeated_key(root):
         raise PolicyInvalidError(repeated)
@@ -38,8 +53,16 @@ def parse_policy(text: str) -> Policy:
 
 
 def _invalid(root: Any, found: list[tuple[Path, str]]) -> PolicyInvalidError:
-    lines = (f"line {_line(root, path)}, {'.'.join(map(str, path)) or 'policy'}: {text}" for path, text in found)
+    lines = (
+        f"line {_line(root, path)}, {'.'.join(_shown(str(part)) for part in path) or 'policy'}: {text}"
+        for path, text in found
+    )
     return PolicyInvalidError("\n".join(lines))
+
+
+def _shown(text: str) -> str:
+    """`text`, unless it holds what looks like a number: a mistake is shown and logged."""
+    return "***" if contains_ssn_shape(text) else text
 
 
 def _line(node: Any, path: Path) -> int:

@@ -14,6 +14,7 @@ from vault_service.keys.envelope import (
     TRAITS_BYTES,
     DoesNotOpenError,
     Payload,
+    Place,
     blind_index,
     open_list,
     open_sealed,
@@ -28,17 +29,17 @@ from vault_service.tokens import Token, TokenFormat, draw_token
 SSN = Ssn("900123456")
 KEY = AESGCM(os.urandom(32))
 TOKEN = draw_token("k12", TokenFormat.STANDARD)
-PLACE: dict[str, Any] = {"domain": "k12", "version": 1, "token": TOKEN}
+PLACE = Place("k12", 1, TOKEN, os.urandom(32))
 
 
 def _sealed(cipher: AESGCM = KEY, ssn: Ssn = SSN, traits: bytes | None = None, **place: Any) -> bytes:
-    return seal(cipher, ssn=ssn, traits=traits, **{**PLACE, **place})
+    return seal(cipher, PLACE._replace(**place), ssn=ssn, traits=traits)
 
 
 @given(st.integers(0, 10**9 - 1), st.none() | st.binary(min_size=TRAITS_BYTES, max_size=TRAITS_BYTES))
 def test_a_record_opens_in_its_own_place(number: int, traits: bytes | None) -> None:
     ssn = Ssn(f"{number:09}")
-    opened = open_sealed(KEY, _sealed(ssn=ssn, traits=traits), **PLACE)
+    opened = open_sealed(KEY, _sealed(ssn=ssn, traits=traits), PLACE)
     assert opened == Payload(ssn, traits or bytes(TRAITS_BYTES))
 
 
@@ -46,6 +47,7 @@ def test_a_record_opens_in_its_own_place(number: int, traits: bytes | None) -> N
     "elsewhere",
     [
         {"domain": "highered"},
+        {"blind_index": bytes(32)},
         {"domain": "k1"},
         {"domain": ""},
         {"version": 2},
@@ -58,21 +60,21 @@ def test_a_record_opens_in_its_own_place(number: int, traits: bytes | None) -> N
 def test_a_record_that_was_moved_does_not_open(elsewhere: dict[str, Any]) -> None:
     sealed = _sealed()
     with pytest.raises(DoesNotOpenError):
-        open_sealed(KEY, sealed, **{**PLACE, **elsewhere})
+        open_sealed(KEY, sealed, PLACE._replace(**elsewhere))
 
 
 def test_two_records_that_were_swapped_do_not_open() -> None:
     other = draw_token("k12", TokenFormat.STANDARD)
     mine, theirs = _sealed(), _sealed(ssn=Ssn("900123457"), token=other)
     with pytest.raises(DoesNotOpenError):
-        open_sealed(KEY, theirs, **PLACE)
+        open_sealed(KEY, theirs, PLACE)
     with pytest.raises(DoesNotOpenError):
-        open_sealed(KEY, mine, **{**PLACE, "token": other})
+        open_sealed(KEY, mine, PLACE._replace(token=other))
 
 
 def test_a_record_does_not_open_under_another_key() -> None:
     with pytest.raises(DoesNotOpenError):
-        open_sealed(AESGCM(os.urandom(32)), _sealed(), **PLACE)
+        open_sealed(AESGCM(os.urandom(32)), _sealed(), PLACE)
 
 
 def test_any_flipped_bit_closes_a_record() -> None:
@@ -81,24 +83,24 @@ def test_any_flipped_bit_closes_a_record() -> None:
         changed = bytearray(sealed)
         changed[bit // 8] ^= 1 << bit % 8
         with pytest.raises(DoesNotOpenError):
-            open_sealed(KEY, bytes(changed), **PLACE)
+            open_sealed(KEY, bytes(changed), PLACE)
 
 
 def test_a_cut_or_lengthened_record_does_not_open() -> None:
     sealed = _sealed()
     for length in range(len(sealed)):
         with pytest.raises(DoesNotOpenError):
-            open_sealed(KEY, sealed[:length], **PLACE)
+            open_sealed(KEY, sealed[:length], PLACE)
     with pytest.raises(DoesNotOpenError):
-        open_sealed(KEY, sealed + b"\0", **PLACE)
+        open_sealed(KEY, sealed + b"\0", PLACE)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x01", b"\x01900123456", b"\x02900123456" + bytes(TRAITS_BYTES)])
 def test_a_payload_of_another_form_does_not_open(payload: bytes) -> None:
     nonce = os.urandom(12)
-    sealed = nonce + KEY.encrypt(nonce, payload, f"k12\0{1}\0{TOKEN}".encode())
+    sealed = nonce + KEY.encrypt(nonce, payload, f"k12\0{1}\0{TOKEN}\0".encode() + PLACE.blind_index)
     with pytest.raises(DoesNotOpenError):
-        open_sealed(KEY, sealed, **PLACE)
+        open_sealed(KEY, sealed, PLACE)
 
 
 def test_all_records_have_one_length() -> None:
