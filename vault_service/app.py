@@ -127,7 +127,11 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
     state = _Health(store, control, keyring)
     http = None
     if settings.server.metrics_port >= 0:
-        http = HttpPort(settings.server.metrics_host, settings.server.metrics_port, lambda: state.ready)
+        where = settings.server.metrics_host, settings.server.metrics_port
+        try:
+            http = HttpPort(*where, lambda: state.ready)
+        except OSError:
+            raise ConfigurationError(f"{where[0]}:{where[1]} (metrics) cannot be listened on: is it taken?") from None
     await set_health(health, serving=False)
     await server.start()
     _log.info("listening", port=port, metrics_port=http.port if http else None, pid=os.getpid())

@@ -2,8 +2,8 @@
 
 Calls come in from the event loop, each with its weight (items); database threads take all that wait, up to
 a bound, whenever they are free, and hand them to `execute`, which sets every call's outcome. An idle server
-starts a lone call at once; one that has just run a batch of many gives the next a moment to gather, because
-a transaction costs as much as thirty of its calls. What a call does is not known here.
+starts a lone call at once; one that has just run a batch of many lets the next gather for as long as more
+keep coming, because a transaction costs as much as thirty of its calls. What a call does is not known here.
 """
 
 import asyncio
@@ -29,7 +29,8 @@ class Batched(Protocol):
 C = TypeVar("C", bound=Batched)
 
 _MANY: Final = 8  # calls in a batch that mean load
-_GATHER_SECONDS: Final = 0.005  # under load; a call takes several times as long then anyway
+_GATHER_STEP: Final = 0.00125  # seconds; under load, a transaction waits for as long as more calls keep coming,
+_GATHER_STEPS: Final = 8  # but not longer than this many steps
 
 
 class Batcher(Generic[C]):
@@ -101,7 +102,7 @@ class Batcher(Generic[C]):
     def _take(self, *, gather: bool) -> list[tuple[C, asyncio.Future[None]]]:
         """All that waits, up to the bound and at least one; empty when stopped."""
         if gather:
-            time.sleep(_GATHER_SECONDS)
+            self._gather()
         with self._changed:
             while not self._waiting and not self._stopped:
                 self._changed.wait()
@@ -111,6 +112,14 @@ class Batcher(Generic[C]):
                 batch.append(self._waiting.popleft())
                 items += batch[-1][0].weight
             return batch
+
+    def _gather(self) -> None:
+        seen = len(self._waiting)
+        for _ in range(_GATHER_STEPS):
+            time.sleep(_GATHER_STEP)
+            if len(self._waiting) == seen:
+                return
+            seen = len(self._waiting)
 
     def _finish(self, batch: list[tuple[C, asyncio.Future[None]]]) -> None:
         for call, done in batch:

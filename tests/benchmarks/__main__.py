@@ -66,10 +66,11 @@ def requests_of(domain: str, numbers: list[str], size: int) -> list[pb.TokenizeR
 class Bench:
     """One database's run."""
 
-    def __init__(self, stack: Stack, database: str, echo: Profile, url: str) -> None:
+    def __init__(self, stack: Stack, database: str, echo: Profile, uvloop_echo: Profile, url: str) -> None:
         self.stack = stack
         self.database = database
         self.echo = echo
+        self.uvloop_echo = uvloop_echo
         self.connection = floors.connect(url)
         self.numbers = Numbers()
         self.rows: list[Row] = []
@@ -78,7 +79,9 @@ class Bench:
         self, what: str, service: Callable[[], load.Measured], floor: str, measure_floor: Callable[[], float]
     ) -> None:
         """Alternate service and floor; keep the medians."""
-        rates, floor_rates, latencies = [], [], []
+        rates: list[float] = []
+        floor_rates: list[float] = []
+        latencies: list[float] = []
         for _ in range(RUNS):
             floor_rates.append(measure_floor())
             measured = service()
@@ -99,15 +102,23 @@ class Bench:
         self.rows.append(row)
         print(f"{row.database:10} {row.what:34} {row.rate:>10,.0f}/s  {row.ratio:.2f} of {row.floor}", flush=True)
 
-    def tokenize(self, what: str, batches: Iterator[list[pb.TokenizeRequest]], in_flight: int, calls: int) -> None:
+    def tokenize(
+        self,
+        what: str,
+        batches: Iterator[list[pb.TokenizeRequest]],
+        in_flight: int,
+        calls: int,
+        floor: str = "echo",
+    ) -> None:
         """Unary calls of one item, against the echo."""
         profile = self.stack.profile("sis")
+        echo = self.echo if floor == "echo" else self.uvloop_echo
         echoes = requests_of("k12", self.numbers.take(1) * calls, 1)
         self.compare(
             what,
             lambda: load.run(profile, "Tokenize", next(batches), in_flight=in_flight),
-            "echo",
-            lambda: load.run(self.echo, "Tokenize", echoes, in_flight=in_flight).items_per_second,
+            floor,
+            lambda: load.run(echo, "Tokenize", echoes, in_flight=in_flight).items_per_second,
         )
 
     def run(self) -> None:
@@ -127,8 +138,9 @@ class Bench:
 
         self.tokenize("Tokenize new, 1 in flight", new(1, 300), 1, 300)
         self.tokenize("Tokenize existing, 1 in flight", existing(1, 300), 1, 300)
-        self.tokenize("Tokenize new, 64 in flight", new(1, 3000), 64, 3000)
-        self.tokenize("Tokenize existing, 64 in flight", existing(1, 3000), 64, 3000)
+        self.tokenize("Tokenize new, 64 in flight", new(1, 6000), 64, 6000)
+        self.tokenize("Tokenize new, 64 in flight", new(1, 6000), 64, 6000, "echo on uvloop")
+        self.tokenize("Tokenize existing, 64 in flight", existing(1, 6000), 64, 6000)
         thousands, again = new(1000, 20), existing(1000, 20)
         self.compare(
             "Tokenize new, 1,000 a call",
@@ -209,18 +221,22 @@ def plenty(text: str) -> str:
 
 def measure(database: str, url: str | None, directory: Path) -> tuple[list[Row], float]:
     with Stack(directory, database_url=url, policy=plenty) as stack:
-        files, port = stack.certificates.server, free_port()
-        command = [sys.executable, "-m", "tests.benchmarks.echo", str(port), str(files.cert), str(files.key)]
-        process = subprocess.Popen([*command, str(stack.certificates.ca)])
+        files, profile = stack.certificates.server, stack.profile("sis")
+        echoes: list[Profile] = []
+        processes = []
+        for loop in ([], ["uvloop"]):
+            port = free_port()
+            command = [sys.executable, "-m", "tests.benchmarks.echo", str(port), str(files.cert), str(files.key)]
+            processes.append(subprocess.Popen([*command, str(stack.certificates.ca), *loop]))
+            echoes.append(Profile(address=f"127.0.0.1:{port}", ca=profile.ca, cert=profile.cert, key=profile.key))
         try:
-            profile = stack.profile("sis")
-            echo = Profile(address=f"127.0.0.1:{port}", ca=profile.ca, cert=profile.cert, key=profile.key)
-            bench = Bench(stack, database, echo, url or f"sqlite:///{directory / 'ssn-vault.db'}")
+            bench = Bench(stack, database, *echoes, url or f"sqlite:///{directory / 'ssn-vault.db'}")
             bench.run()
             return bench.rows, resident_mebibytes(stack.server.pid)
         finally:
-            process.terminate()
-            process.wait()
+            for process in processes:
+                process.terminate()
+                process.wait()
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """A bare grpc.aio server over the same mutual TLS and messages, that does nothing: the floor of a unary call.
 
-Run as a program: `python -m tests.benchmarks.echo PORT CERT KEY CA`.
+Run as a program: `python -m tests.benchmarks.echo PORT CERT KEY CA [uvloop]`; bare, it runs on asyncio's own loop.
 """
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,4 +50,5 @@ async def main(port: str, cert: bytes, key: bytes, ca: bytes) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], *(Path(name).read_bytes() for name in sys.argv[2:5])))
+    run = uvloop.run if sys.argv[5:] == ["uvloop"] else asyncio.run
+    run(main(sys.argv[1], *(Path(name).read_bytes() for name in sys.argv[2:5])))

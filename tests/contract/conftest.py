@@ -1,5 +1,6 @@
 """A stack whose policy can give every reason of the contract, on each database; tests may break it and mend it."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,5 +49,4 @@ def _every_reason(text: str) -> str:
     policy["clients"] |= {name: {} for name in ("idle", "old-research", "old-job", "large-research", "large-job")}
     policy["clients"]["frozen"] = {"tokenize": ["k12"]}
     policy["clients"]["sis"]["detokenize"]["k12"] += ["spent", "repeated"]
-    changed: str = yaml.safe_dump(policy, sort_keys=False)
-    return changed
+    return json.dumps(policy, default=str, indent=2)  # which is YAML too

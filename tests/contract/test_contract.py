@@ -4,7 +4,6 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from ssn_vault_client import Profile
 from ssnvault.v1 import ssn_vault_pb2 as pb
+from tests.support.servers import another_server, run_as_owner, until
 from tests.support.stack import JUSTIFICATION, ServerProcess, Stack
 from tests.support.wire import SECONDS, Failure, person, refused, stub_of
 from vault_service.api.chain import ACCESS, Chain
@@ -172,7 +172,7 @@ def _link(vault: Stack, client: str, request: pb.LinkageMatchRequest) -> Failure
 
 
 def _overloaded(vault: Stack) -> Failure:
-    with another_server(vault, {"SSN_VAULT_LIMITS__ITEMS_AT_ONCE": "5"}) as server:
+    with another_server(vault, LIMITS__ITEMS_AT_ONCE=5) as server:
         numbers = [f"930-02-{n:04}" for n in range(6)]
         failure = _tokenize(vault, "sis", tokenize(*numbers), server)
         with stub_of(vault.profile("sis", server)) as stub:
@@ -182,7 +182,7 @@ def _overloaded(vault: Stack) -> Failure:
 
 def _keys_unavailable(vault: Stack) -> Failure:
     with (
-        another_server(vault, {"SSN_VAULT_KEYS__LEASE_SECONDS": "2"}) as server,
+        another_server(vault, KEYS__LEASE_SECONDS=2) as server,
         stub_of(vault.profile("sis", server)) as stub,
     ):
 
@@ -202,7 +202,6 @@ def _keys_unavailable(vault: Stack) -> Failure:
 
 
 def _store_unavailable(vault: Stack) -> Failure:
-    # Not through `tamper`, which would drop SQLite's triggers.
     with changed_schema(vault, "ALTER TABLE event RENAME TO away", "ALTER TABLE away RENAME TO event"):
         return _tokenize(vault, "sis", tokenize("930-01-0001"))
 
@@ -313,34 +312,13 @@ def test_unknown_and_foreign_tokens_look_the_same(vault: Stack) -> None:
 # Breaking and mending
 
 
-def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-@contextmanager
-def another_server(vault: Stack, settings: dict[str, str]) -> Iterator[ServerProcess]:
-    server = vault.add_server(settings=settings)
-    try:
-        yield server
-    finally:
-        assert server.stop() == 0
-        vault.servers.remove(server)
-
-
 @contextmanager
 def changed_schema(vault: Stack, change: str, undo: str) -> Iterator[None]:
-    def run(statement: str) -> None:
-        with vault.superuser() as engine, engine.begin() as connection:
-            connection.exec_driver_sql(statement)
-
-    run(change)
+    run_as_owner(vault, change)
     try:
         yield
     finally:
-        run(undo)
+        run_as_owner(vault, undo)
         vault.server.wait_ready()
 
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -54,6 +55,12 @@ class Peer:
 
     caller: Caller
     certificate: str
+
+
+@lru_cache(maxsize=1024)
+def _peer_alone(client: CertifiedClient) -> Peer:
+    """A peer for whom no person's token came."""
+    return Peer(Caller(client.name), client.serial)
 
 
 class Chain:
@@ -120,21 +127,23 @@ class Chain:
             # The client will not wait for the answer: nothing is disclosed that nobody receives.
             raise CallError(Reason.OVERLOADED)
         client = self._client(context)
-        return Peer(Caller(client.name, await self._person(context)), client.serial)
+        for key, _ in context.invocation_metadata() or ():
+            if key == PERSON_KEY:
+                return Peer(Caller(client.name, await self._person(context)), client.serial)
+        return _peer_alone(client)
 
     def _client(self, context: Context) -> CertifiedClient:
         # Not by the peer's address: another connection can come from it later.
         pem = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
         return certified_client(pem, self._trust_domain) if pem else CertifiedClient(None, "")
 
-    async def _person(self, context: Context) -> PersonClaim | None:
+    async def _person(self, context: Context) -> PersonClaim:
         tokens = [value for key, value in context.invocation_metadata() or () if key == PERSON_KEY]
-        if not tokens:
-            return None
         token = tokens[0]
         if len(tokens) != 1 or not isinstance(token, str):
             return PersonClaim(None)
-        return self._people.known(token) or await asyncio.to_thread(self._people.verify, token)
+        known = self._people.known(token)
+        return known if known is not None else await asyncio.to_thread(self._people.verify, token)
 
     async def _fail(self, method: str, context: Context, error: BaseException, began: float) -> None:
         """End the call with the status of `error`; raises always."""

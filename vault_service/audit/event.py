@@ -14,6 +14,7 @@ from vault_service.randomness import random_bytes
 from vault_service.storage.events import DisclosureRow, EventRow
 
 EVENT_FORM: Final = 1  # of the event's body; told apart by verifiers
+_EMPTY_ROOT: Final = sha256().digest()
 INVALID: Final = "invalid"  # stands for a name or token that is unknown or malformed
 
 Facts = Mapping[str, str | int | Sequence[str] | None]
@@ -36,11 +37,10 @@ class Recorded(NamedTuple):
 
 def new_event_id() -> str:
     """A UUIDv7 (RFC 9562, section 5.7): milliseconds since 1970, then 74 random bits."""
-    value = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(random_bytes(10))
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    moment = f"{time.time_ns() // 1_000_000:012x}"
+    chance = random_bytes(10).hex()
+    variant = "89ab"[int(chance[3], 16) & 3]
+    return f"{moment[:8]}-{moment[8:]}-7{chance[:3]}-{variant}{chance[4:7]}-{chance[7:19]}"
 
 
 def record(event_id: str, kind: str, at_ms: int, facts: Facts, disclosed: Sequence[Disclosed] = ()) -> Recorded:
@@ -76,7 +76,7 @@ def disclosure_leaf(row: DisclosureRow) -> bytes:
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
     """The Merkle Tree Hash of RFC 6962, section 2.1, over `leaves`."""
     if not leaves:
-        return sha256().digest()
+        return _EMPTY_ROOT
     level = [sha256(b"\x00" + leaf).digest() for leaf in leaves]
     while len(level) > 1:
         # Pairing from the left and carrying the odd one up gives the tree of the RFC's recursive definition.

@@ -57,7 +57,10 @@ class Where:
         if self.token_file is not None and person is None:
             return TokenFile(self.token_file)
         if self.home is not None:
-            return TokenFile(self.home / "people" / f"{person or self.person or DEFAULT_PERSON}.token")
+            file = self.home / "people" / f"{person or self.person or DEFAULT_PERSON}.token"
+            if not file.is_file():
+                raise ConfigurationError("there is no such person in this home")
+            return TokenFile(file)
         if person is not None or self.person is not None:
             raise ConfigurationError("--as and --second are for a development home only")
         if token := os.environ.get("VAULT_TOKEN"):

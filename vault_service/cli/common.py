@@ -25,6 +25,7 @@ from vault_service.errors import (
     StoreError,
 )
 from vault_service.keys.transit import VaultError
+from vault_service.ssn import contains_ssn_shape
 from vault_service.storage.engine import describe
 
 console: Final = Console(highlight=False)
@@ -100,8 +101,8 @@ def print_json(value: Any) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table for people."""
     table = Table(title=title or None, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for position, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=position == 0)  # the first is what one copies
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console.print(table)
@@ -109,5 +110,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 def confirm(question: str, *, yes: bool) -> None:
     """Ask before a change; ends with REFUSED unless the answer is yes."""
+    if contains_ssn_shape(question):
+        stop(Exit.USAGE, "an argument looks like a Social Security number")
     if not yes and not typer.confirm(question):
         stop(Exit.REFUSED, "nothing was changed")

@@ -41,7 +41,9 @@ def show(
     if json:
         print_json({"version": state.policy_version, "policy": state.policy.model_dump(mode="json")})
     else:
-        console.print(f"# policy version {state.policy_version}\n{state.policy_text}", markup=False, end="")
+        console.print(
+            f"# policy version {state.policy_version}\n{state.policy_text}", markup=False, soft_wrap=True, end=""
+        )
 
 
 @app.command()

@@ -34,6 +34,7 @@ class Context:
     recorded: list[Recorded] = field(default_factory=list)
     linkage_records: list[LinkageRecordRow] = field(default_factory=list)
     approvals_spent: dict[str, int] = field(default_factory=dict)
+    _live: dict[tuple[str, KeyKind], list[Key]] = field(default_factory=dict)
 
     @property
     def today(self) -> date:
@@ -42,16 +43,16 @@ class Context:
 
     def active_key(self, scope: str, kind: KeyKind) -> Key:
         """The key that new rows use; KEYS_UNAVAILABLE when there is none."""
-        versions = self.state.versions(scope, kind)
-        if not versions:
-            raise CallError(Reason.KEYS_UNAVAILABLE)
-        return self.keyring.get(versions[-1].name)
+        return self.live_keys(scope, kind)[0]
 
     def live_keys(self, scope: str, kind: KeyKind) -> list[Key]:
         """Every live version, the active one first."""
-        keys = [self.keyring.get(version.name) for version in reversed(self.state.versions(scope, kind))]
-        if not keys:
-            raise CallError(Reason.KEYS_UNAVAILABLE)
+        keys = self._live.get((scope, kind))
+        if keys is None:
+            keys = [self.keyring.get(version.name) for version in reversed(self.state.versions(scope, kind))]
+            if not keys:
+                raise CallError(Reason.KEYS_UNAVAILABLE)
+            self._live[scope, kind] = keys
         return keys
 
     def record(self, call: Call, facts: Facts, disclosed: list[Disclosed]) -> str:

@@ -87,7 +87,7 @@ def _permit(context: Context, call: DetokenizeCall) -> DetokenizeGrant:
         raise field_invalid("view", "is not a known view")
     if not view_fits(call.view, grant.purpose):
         raise CallError(Reason.NOT_PERMITTED)
-    if not SHORTEST_JUSTIFICATION <= len(call.justification.strip()) <= LONGEST_JUSTIFICATION:
+    if len(call.justification.strip()) < SHORTEST_JUSTIFICATION or len(call.justification) > LONGEST_JUSTIFICATION:
         raise field_invalid("justification", "must have 10 to 500 characters")
     if contains_ssn_shape(call.justification):
         raise field_invalid("justification", "holds what looks like a Social Security number")

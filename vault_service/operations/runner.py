@@ -7,14 +7,15 @@ A batch that fails is tried call by call, so that one call never fails another. 
 known is never tried again for a call that discloses: nothing was decrypted, and the client may ask anew.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
 import sqlalchemy as sa
 import structlog
 
-from vault_service.audit.event import new_event_id, record
-from vault_service.audit.refusals import RefusalMeter
+from vault_service.audit.event import INVALID, new_event_id, record
+from vault_service.audit.refusals import RefusalKey, RefusalMeter
 from vault_service.audit.stream import HashStream
 from vault_service.config import LimitSettings
 from vault_service.errors import CallError, Reason, StoreError
@@ -83,7 +84,7 @@ class Runner:
             with self._store.transaction() as tx:
                 summaries = [
                     record(new_event_id(), "refusals", tx.now_ms, {**key._asdict(), "count": count})
-                    for key, count in sorted(counts.items())
+                    for key, count in sorted(self._known(counts).items())
                 ]
                 append(tx, [summary.event for summary in summaries], [])
                 forget_old(tx)
@@ -91,6 +92,14 @@ class Runner:
         except (sa.exc.SQLAlchemyError, StoreError) as error:
             self._meter.give_back(counts)
             _log.warning("tidying waits", error=_what(error))
+
+    def _known(self, counts: Counter[RefusalKey]) -> Counter[RefusalKey]:
+        """The counts by clients of the policy; a certificate may name anybody, who then is `invalid`."""
+        clients = self._control.state.policy.clients
+        known: Counter[RefusalKey] = Counter()
+        for key, count in counts.items():
+            known[key if key.client in clients else key._replace(client=INVALID)] += count
+        return known
 
     def _attempts(self, calls: Sequence[Call]) -> BaseException | None:
         """Run all in one transaction, again where that is safe; why it did not work, or None."""

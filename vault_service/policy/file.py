@@ -3,6 +3,8 @@
 Knows YAML and the model; not who signed what.
 """
 
+import re
+from collections.abc import Collection
 from typing import Any
 
 import yaml
@@ -49,7 +51,35 @@ def parse_policy(text: str) -> Policy:
         raise _invalid(root, found) from None
     if wrong := list(mistakes(policy)):
         raise _invalid(root, wrong)
+    if found_at := _line_with_number(
+        text, root, {n for domain in policy.domains.values() for n in domain.refuse_numbers}
+    ):
+        raise PolicyInvalidError(f"line {found_at}: holds what looks like a Social Security number")
     return policy
+
+
+def _line_with_number(text: str, root: Any, refused: Collection[str]) -> int | None:
+    """The first line, comments included, or the value that begins there, with a number; `refuse_numbers` may hold some.
+
+    What a policy says stands in the database, in the record and on screens.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        if contains_ssn_shape(_without(line, refused)):
+            return number
+    nodes = [root]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.ScalarNode):
+            if contains_ssn_shape(_without(node.value, refused)):
+                return int(node.start_mark.line) + 1
+        else:
+            pairs = node.value if isinstance(node, yaml.MappingNode) else [node.value]
+            nodes += [part for pair in pairs for part in pair]
+    return None
+
+
+def _without(text: str, refused: Collection[str]) -> str:
+    return re.sub(r"[0-9]{9}", lambda found: "" if found.group() in refused else found.group(), text)
 
 
 def _invalid(root: Any, found: list[tuple[Path, str]]) -> PolicyInvalidError:

@@ -75,6 +75,22 @@ CREATE TRIGGER {table}_no_{verb} BEFORE {verb} ON {table}
 BEGIN SELECT RAISE(ABORT, '{table} takes inserts only'); END
 """
 
+# REPLACE deletes the row in its way without firing its triggers; by rowid too.
+_SQLITE_NO_REPLACE: Final = """
+CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table}
+WHEN EXISTS (SELECT 1 FROM {table} WHERE {same} OR rowid = NEW.rowid)
+BEGIN SELECT RAISE(ABORT, '{table} takes inserts only'); END
+"""
+_SAME_ROW: Final = {
+    "admin_order": "id = NEW.id",
+    "order_signature": "(order_id = NEW.order_id AND person = NEW.person)",
+    "control_log": "position = NEW.position OR order_id = NEW.order_id",
+    "order_outcome": "order_id = NEW.order_id",
+    "event": "id = NEW.id",
+    "disclosure": "(event_id = NEW.event_id AND position = NEW.position)",
+    "linkage_record": "event_id = NEW.event_id",
+}
+
 _POSTGRESQL_GUARD: Final = """
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION '%% takes inserts only', TG_TABLE_NAME; END $$
@@ -120,5 +136,6 @@ def upgrade() -> None:
         statements += [
             _SQLITE_TRIGGER.format(table=table, verb=verb) for table in _APPEND_ONLY for verb in ("update", "delete")
         ]
+        statements += [_SQLITE_NO_REPLACE.format(table=table, same=same) for table, same in _SAME_ROW.items()]
     for statement in statements:
         op.get_bind().exec_driver_sql(statement)

@@ -1,0 +1,50 @@
+"""The names of commands and options that scripts rely on."""
+
+import typer
+
+from tests.support.commands import leaves, ssn_vault
+from vault_service.__main__ import app
+
+READ_ONLY = {
+    "status",
+    "policy show",
+    "policy plan",
+    "keys status",
+    "approvals list",
+    "approvals show",
+    "audit tail",
+    "audit disclosures",
+}
+CHANGING = {
+    "policy apply",
+    "keys rotate",
+    "approvals grant",
+    "approvals deny",
+    "approvals request",
+    "incident freeze",
+    "incident thaw",
+}
+
+
+def test_every_command_takes_its_options_on_its_own() -> None:
+    found = {
+        name: {option for p in command.params for option in p.opts}
+        for name, command in leaves(typer.main.get_command(app))
+    }
+    installed = {name for name in found if not name.startswith(("dev", "demo", "serve"))}
+    assert READ_ONLY | CHANGING | {"database migrate"} == installed
+    assert {name for name in installed if {"--home", "--config"} <= found[name]} == installed
+    assert {name for name in found if "--json" in found[name]} == READ_ONLY
+    assert {name for name in found if "--yes" in found[name]} == CHANGING
+    assert {name for name in found if "--second" in found[name]} == {
+        "policy apply",
+        "approvals request",
+        "incident thaw",
+    }
+    assert "--config" in found["serve"]
+    assert "--home" in found["dev person-token"]
+
+
+def test_help_is_given_without_an_installation() -> None:
+    for name, _ in leaves(typer.main.get_command(app)):
+        assert "Usage" in ssn_vault(None, *name.split(), "--help").output
