@@ -172,15 +172,16 @@ class _Health:
     def look(self) -> bool:
         """Look now; blocks for as long as the store does."""
         try:
+            state = self._control.state
             with self._store.reading() as connection:
                 epoch = read_epoch(connection)
-            state = self._control.state
             if epoch != state.epoch or self._control.tampered:
-                state = self._control.refresh(epoch)  # calls would do it too; health must not wait for one
+                # Calls would do it too; health must not wait for one.
+                state = self._control.refresh(epoch, state.epoch)
             ready = (
                 not self._control.tampered
                 and state.policy_version > 0
-                and not state.missing_keys()
+                and bool(state.keys)  # a new domain whose keys are still to be made must not stop the others
                 and self._keyring.complete
             )
         except (sa.exc.SQLAlchemyError, StoreError, CallError):
@@ -206,7 +207,7 @@ def _first_state(store: Store, control: Control) -> None:
     with store.transaction() as tx:
         epoch = tx.epoch
     try:
-        control.refresh(epoch)
+        control.refresh(epoch, 0)
     except CallError as error:
         _log.warning("the log of orders cannot be verified yet", reason=error.reason)
 

@@ -62,8 +62,8 @@ class Batcher(Generic[C]):
     async def run(self, call: C) -> None:
         """Wait until `call` was executed. CallError OVERLOADED, at once, when too much is waiting already.
 
-        Raises the call's `failure`. A caller that is cancelled leaves the call to finish by itself: its
-        record may be committed by then.
+        Raises the call's `failure`. A call whose caller is cancelled while it waits is not executed; one
+        that has begun finishes by itself: its record may be committed by then.
         """
         weight = call.weight
         if self._calls_left < 1 or self._items_left < weight:
@@ -91,9 +91,11 @@ class Batcher(Generic[C]):
     def _work(self) -> None:
         calls: list[C] = []
         while batch := self._take(gather=len(calls) >= _MANY):
-            calls = [call for call, _ in batch]
+            # A caller that went away while its call waited gets nothing recorded and nothing spent.
+            calls = [call for call, done in batch if not done.done()]
             try:
-                self._execute(calls)
+                if calls:
+                    self._execute(calls)
             except BaseException as error:  # noqa: BLE001 - every waiting call must get an answer
                 for call in calls:
                     call.failure = call.failure or error

@@ -118,5 +118,9 @@ class OrderRefusedError(SsnVaultError):
     """A signed order is not valid, not fresh, or not allowed."""
 
 
+class MoreSignaturesNeededError(OrderRefusedError):
+    """Too few of those who signed have the right to: the order may still be signed by another person."""
+
+
 class PolicyInvalidError(SsnVaultError):
     """The policy file has mistakes; one line each, with line number and field."""

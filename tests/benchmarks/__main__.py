@@ -230,7 +230,7 @@ def measure(database: str, url: str | None, directory: Path) -> tuple[list[Row],
             processes.append(subprocess.Popen([*command, str(stack.certificates.ca), *loop]))
             echoes.append(Profile(address=f"127.0.0.1:{port}", ca=profile.ca, cert=profile.cert, key=profile.key))
         try:
-            bench = Bench(stack, database, *echoes, url or f"sqlite:///{directory / 'ssn-vault.db'}")
+            bench = Bench(stack, database, echoes[0], echoes[1], url or f"sqlite:///{directory / 'ssn-vault.db'}")
             bench.run()
             return bench.rows, resident_mebibytes(stack.server.pid)
         finally:

@@ -1,13 +1,16 @@
 """Between the contract's messages and the operations' calls. No decision is made here, nothing is logged."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from ssnvault.v1 import ssn_vault_pb2 as pb
 from vault_service.errors import ItemError
 from vault_service.identity.caller import Caller
 from vault_service.operations.call import DetokenizeCall, LinkageCall, TokenizeCall, TraitsText
 from vault_service.policy.model import View
+
+MOST_ITEMS: Final = 1000  # of one Tokenize or LinkageMatch message (contract)
+_Item = TypeVar("_Item")
 
 _VIEWS: Final[dict[int, View]] = {
     pb.VIEW_UNSPECIFIED: View.LAST4,
@@ -18,7 +21,7 @@ _VIEWS: Final[dict[int, View]] = {
 
 def tokenize_call(request: pb.TokenizeRequest, caller: Caller, certificate: str) -> TokenizeCall:
     """The call that a message asks for."""
-    items = request.items
+    items = _bounded(request.items)
     longest, at = _longest_reference([item.reference for item in items])
     return TokenizeCall(
         caller=caller,
@@ -78,13 +81,14 @@ def linkage_call(
     request: pb.LinkageMatchRequest, caller: Caller, certificate: str, stream_agreement: str = ""
 ) -> LinkageCall:
     """The call that a message asks for; `stream_agreement` is what the stream's first message named."""
-    longest, at = _longest_reference([item.reference for item in request.items])
+    items = _bounded(request.items)
+    longest, at = _longest_reference([item.reference for item in items])
     return LinkageCall(
         caller=caller,
         certificate=certificate,
         request_id=request.request_id,
         agreement=request.agreement,
-        tokens=[item.token for item in request.items],
+        tokens=[item.token for item in items],
         stream_agreement=stream_agreement,
         longest_reference=longest,
         longest_reference_at=at,
@@ -107,6 +111,11 @@ def linkage_response(request: pb.LinkageMatchRequest, call: LinkageCall) -> pb.L
             add(reference=item.reference, status=pb.EXACT, linkage_id=result, ssn_relation=pb.SAME, score=1.0)
             summary.exact += 1
     return response
+
+
+def _bounded(items: Sequence[_Item]) -> Sequence[_Item]:
+    """The items, or one more than a call may carry: enough to refuse it without looking at a million."""
+    return items if len(items) <= MOST_ITEMS else items[: MOST_ITEMS + 1]
 
 
 def _item_error(error: ItemError) -> pb.ItemError:

@@ -9,9 +9,13 @@ import json
 import os
 import threading
 from collections.abc import Sequence
+from typing import Final
 
 from vault_service.errors import CallError, Reason
 from vault_service.storage.events import EventRow
+
+# A line stays below 4,096 bytes: what a pipe takes in one piece (PIPE_BUF), whoever else writes to it.
+_EVENTS_A_LINE: Final = 32
 
 
 class HashStream:
@@ -26,15 +30,19 @@ class HashStream:
         """Write the ids and hashes of committed events. CallError AUDIT_UNAVAILABLE when that fails."""
         if not events:
             return
+        with self._lock:
+            for at in range(0, len(events), _EVENTS_A_LINE):
+                self._write(events[at : at + _EVENTS_A_LINE])
+
+    def _write(self, events: Sequence[EventRow]) -> None:
         line = json.dumps({"logger": "ssn_vault.events", "events": [[e.id, e.hash.hex()] for e in events]})
         data = line.encode() + b"\n"
-        with self._lock:
-            if self._broken_line:
-                data = b"\n" + data  # an earlier line was cut off: this one starts afresh
-            try:
-                while data:
-                    written = os.write(self._descriptor, data)
-                    self._broken_line = written < len(data)
-                    data = data[written:]
-            except OSError:
-                raise CallError(Reason.AUDIT_UNAVAILABLE) from None
+        if self._broken_line:
+            data = b"\n" + data  # an earlier line was cut off: this one starts afresh
+        try:
+            while data:
+                written = os.write(self._descriptor, data)
+                self._broken_line = written < len(data)
+                data = data[written:]
+        except OSError:
+            raise CallError(Reason.AUDIT_UNAVAILABLE) from None

@@ -12,10 +12,16 @@ import sqlalchemy as sa
 
 from vault_service.app import open_vault
 from vault_service.config import DatabaseSettings, Settings, load_settings
-from vault_service.errors import ConfigurationError, OrderRefusedError, StoreError, TamperedError
+from vault_service.errors import (
+    ConfigurationError,
+    MoreSignaturesNeededError,
+    OrderRefusedError,
+    StoreError,
+    TamperedError,
+)
 from vault_service.keys.transit import TokenFile, TokenValue, Vault, person_key_name
 from vault_service.orders.order import Action, Order, new_order, parse_order
-from vault_service.orders.state import ControlState, Signers, apply, signatures_needed
+from vault_service.orders.state import ControlState, Signers, apply
 from vault_service.storage.engine import Store, open_store
 from vault_service.storage.orders import (
     OrderRow,
@@ -138,11 +144,22 @@ class Admin:
                 if row.outcome.outcome == "done" and not 0 < (row.position or 0) <= epoch:
                     raise TamperedError("the database says done, but the order is not in force")
                 return row.outcome
-            if len(row.signatures) < signatures_needed(order, self.signers):
+            if self.needs_another(row, self.state()):
                 return None
             if time.monotonic() > deadline:
                 raise StoreError("no server has decided the order yet: is one running? It stays valid for a day")
             time.sleep(_POLL_SECONDS)
+
+    def needs_another(self, row: OrderRow, state: ControlState) -> bool:
+        """Whether an undecided order waits for the signature of another person who has the right to give it."""
+        signed_by = [signature.person for signature in row.signatures]
+        try:
+            apply(state, parse_order(row.body), signed_by, self.signers, time.time_ns() // 1_000_000)
+        except MoreSignaturesNeededError:
+            return True
+        except OrderRefusedError:
+            return False
+        return False
 
     def state(self) -> ControlState:
         """The state as the database tells it: for showing. Servers verify every signature before they obey."""

@@ -25,7 +25,7 @@ from vault_service.cli.common import (
 from vault_service.cli.ordering import carry_out
 from vault_service.errors import OrderRefusedError
 from vault_service.orders.order import Action, parse_order
-from vault_service.orders.state import ControlState, signatures_needed
+from vault_service.orders.state import ControlState
 from vault_service.policy.file import parse_policy
 from vault_service.policy.plan import differences
 from vault_service.storage.orders import OrderRow, newest_orders
@@ -53,7 +53,7 @@ def list_(
             except OrderRefusedError:
                 continue
             open_still = row.outcome is None and order.expires > now and order.id not in state.denied
-            if open_still and len(row.signatures) < signatures_needed(order, one.signers):
+            if open_still and one.needs_another(row, state):
                 waiting.append(_described(row, state))
     if json:
         approvals = [

@@ -67,7 +67,7 @@ def open_sealed(cipher: AESGCM, ciphertext: bytes, place: Place) -> Payload:
     """The payload of a record. DoesNotOpenError when it was changed, moved or swapped."""
     try:
         payload = cipher.decrypt(ciphertext[:_NONCE_BYTES], ciphertext[_NONCE_BYTES:], _associated(place))
-    except (InvalidTag, ValueError):
+    except (InvalidTag, ValueError, TypeError):  # TypeError: somebody changed the column's type
         raise DoesNotOpenError from None
     if len(payload) != _PAYLOAD_BYTES or payload[:1] != _FORM:
         raise DoesNotOpenError

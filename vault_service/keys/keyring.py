@@ -80,6 +80,10 @@ class Keyring:
             raise CallError(Reason.KEYS_UNAVAILABLE)
         return key
 
+    def check(self, name: KeyName, wrapped: str) -> None:
+        """VaultError unless `wrapped` opens under the wrapping key of `name`; nothing is kept."""
+        self._unwrap(name.transit, wrapped)
+
     @property
     def complete(self) -> bool:
         """Whether every key in force can be used now."""

@@ -12,7 +12,7 @@ from vault_service.audit.event import INVALID, Disclosed, Facts, Recorded, new_e
 from vault_service.audit.refusals import RefusalKey, RefusalMeter
 from vault_service.errors import CallError, FieldProblem, Reason, field_invalid
 from vault_service.keys.keyring import Key, Keyring
-from vault_service.keys.names import KeyKind
+from vault_service.keys.names import KeyKind, KeyName
 from vault_service.operations.call import Call
 from vault_service.orders.state import ControlState
 from vault_service.ssn import contains_ssn_shape
@@ -43,7 +43,15 @@ class Context:
 
     def active_key(self, scope: str, kind: KeyKind) -> Key:
         """The key that new rows use; KEYS_UNAVAILABLE when there is none."""
-        return self.live_keys(scope, kind)[0]
+        versions = self.state.versions(scope, kind)
+        if not versions:
+            raise CallError(Reason.KEYS_UNAVAILABLE)
+        return self.keyring.get(versions[-1].name)
+
+    def key_of(self, name: KeyName) -> Key | None:
+        """The key of an older row; None when there is no such version. KEYS_UNAVAILABLE when it is not loaded."""
+        known = any(version.name == name for version in self.state.versions(name.scope, name.kind))
+        return self.keyring.get(name) if known else None
 
     def live_keys(self, scope: str, kind: KeyKind) -> list[Key]:
         """Every live version, the active one first."""

@@ -64,6 +64,8 @@ def deliver(context: Context, calls: Sequence[DetokenizeCall]) -> list[Recorded]
                 continue
             token, stored = fetched
             try:
+                if stored.data_version not in call.ciphers:
+                    raise DoesNotOpenError
                 place = Place(call.domain, stored.data_version, token, stored.blind_index)
                 payload = open_sealed(call.ciphers[stored.data_version].cipher, stored.ciphertext, place)
             except DoesNotOpenError:
@@ -95,8 +97,8 @@ def _permit(context: Context, call: DetokenizeCall) -> DetokenizeGrant:
     if reason := size_reason(len(call.tokens), at_most=grant.purpose.per_call):
         raise CallError(reason)
     # Now, so that a call whose keys are away spends and records nothing.
-    for key in context.live_keys(call.domain, KeyKind.DATA):
-        call.ciphers[key.version] = key
+    key = context.active_key(call.domain, KeyKind.DATA)
+    call.ciphers[key.version] = key
     return grant
 
 
@@ -142,8 +144,9 @@ def _fetch(context: Context, calls: Sequence[DetokenizeCall]) -> None:
                 call.fetched.append(_NOT_FOUND)
             else:
                 if payload.data_version not in call.ciphers:
-                    name = KeyName(call.domain, KeyKind.DATA, payload.data_version)
-                    call.ciphers[payload.data_version] = context.keyring.get(name)
+                    key = context.key_of(KeyName(call.domain, KeyKind.DATA, payload.data_version))
+                    if key is not None:
+                        call.ciphers[key.version] = key
                 call.fetched.append((token, payload))
 
 

@@ -75,10 +75,13 @@ def _permit(context: Context, call: LinkageCall, items_per_call: int) -> Linkage
         raise CallError(grant)
     check_request_id(call.request_id)
     check_reference(call.longest_reference, call.longest_reference_at)
-    if reason := size_reason(len(call.tokens), at_most=items_per_call, at_least=grant.agreement.min_items):
+    if reason := size_reason(len(call.tokens), at_most=items_per_call, at_least=1):
+        raise CallError(reason)
+    # Different tokens: one token ten times is still a question about one person.
+    if reason := size_reason(len(set(call.tokens)), at_most=items_per_call, at_least=grant.agreement.min_items):
         raise CallError(reason)
     context.live_keys(call.agreement, KeyKind.INDEX)
-    context.live_keys(grant.own, KeyKind.DATA)
+    context.active_key(grant.own, KeyKind.DATA)
     context.live_keys(grant.other, KeyKind.INDEX)
     return grant
 
@@ -118,7 +121,9 @@ def _open_own(context: Context, grant: LinkageGrant, group: Sequence[_Asked]) ->
     stored = fetch_payloads(context.tx, grant.own, list(wanted)) if wanted else {}
     numbers: dict[Token, Ssn] = {}
     for token, payload in stored.items():
-        key = context.keyring.get(KeyName(grant.own, KeyKind.DATA, payload.data_version))
+        key = context.key_of(KeyName(grant.own, KeyKind.DATA, payload.data_version))
+        if key is None:
+            continue
         try:
             place = Place(grant.own, key.version, token, payload.blind_index)
             numbers[token] = open_sealed(key.cipher, payload.ciphertext, place).ssn

@@ -37,9 +37,18 @@ _log: Final = structlog.stdlib.get_logger("ssn_vault.operations")
 class _StaleError(Exception):
     """The control state in memory is not the one in the database."""
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, known: int) -> None:
         super().__init__(epoch)
         self.epoch = epoch
+        self.known = known
+
+
+class _NotRefreshedError(Exception):
+    """The control state could not be brought up to date: that concerns every call."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
 
 
 class Runner:
@@ -88,10 +97,14 @@ class Runner:
                 ]
                 append(tx, [summary.event for summary in summaries], [])
                 forget_old(tx)
-            self._stream.announce([summary.event for summary in summaries])
         except (sa.exc.SQLAlchemyError, StoreError) as error:
             self._meter.give_back(counts)
             _log.warning("tidying waits", error=_what(error))
+            return
+        try:
+            self._stream.announce([summary.event for summary in summaries])
+        except CallError as error:
+            _log.error("hashes could not be written", error=_what(error))
 
     def _known(self, counts: Counter[RefusalKey]) -> Counter[RefusalKey]:
         """The counts by clients of the policy; a certificate may name anybody, who then is `invalid`."""
@@ -112,8 +125,10 @@ class Runner:
             except _StaleError as stale:
                 failure = stale
                 try:
-                    self._control.refresh(stale.epoch)
-                except (CallError, StoreError, sa.exc.SQLAlchemyError) as error:
+                    self._control.refresh(stale.epoch, stale.known)
+                except CallError as error:
+                    return _NotRefreshedError(error.reason)
+                except (StoreError, sa.exc.SQLAlchemyError) as error:
                     return error
             except (sa.exc.IntegrityError, tokenize.LostRaceError, NotBegunError) as error:
                 failure = error  # a token drawn twice, a row gone, a stale connection: all begun anew
@@ -129,10 +144,11 @@ class Runner:
 
     def _once(self, calls: Sequence[Call]) -> None:
         detokenizations = [call for call in calls if isinstance(call, DetokenizeCall)]
+        known = self._control.state.epoch
         with self._store.transaction() as tx:
             state = self._control.state
             if tx.epoch != state.epoch or self._control.tampered:
-                raise _StaleError(tx.epoch)
+                raise _StaleError(tx.epoch, known)
             context = Context(tx, state, self._keyring, self._meter)
             # One order for all transactions: rows of tokens, then accounts, then linkage ids, then the record.
             if tokenizations := [call for call in calls if isinstance(call, TokenizeCall)]:
@@ -173,10 +189,12 @@ def _concerns_all(failure: BaseException) -> bool:
     """Whether the failure is not one call's: trying them one by one would only take longer."""
     if isinstance(failure, sa.exc.DBAPIError):
         return failure.connection_invalidated or isinstance(failure, sa.exc.OperationalError)
-    return isinstance(failure, (StoreError, sa.exc.TimeoutError))
+    return isinstance(failure, (StoreError, sa.exc.TimeoutError, _NotRefreshedError))
 
 
 def _call_error(failure: BaseException) -> CallError | BaseException:
+    if isinstance(failure, _NotRefreshedError):
+        return CallError(failure.reason)
     if isinstance(failure, (sa.exc.SQLAlchemyError, StoreError, _StaleError, tokenize.LostRaceError)):
         return CallError(Reason.STORE_UNAVAILABLE)
     return failure

@@ -44,8 +44,8 @@ def perform(context: Context, calls: Sequence[TokenizeCall], items_per_call: int
         try:
             grant = _permit(context, call, items_per_call)
             # Keys first: a call that cannot be served leaves nothing behind in the batch.
-            for kind in KeyKind:
-                context.live_keys(call.domain, kind)
+            context.active_key(call.domain, KeyKind.DATA)
+            context.live_keys(call.domain, KeyKind.INDEX)
         except CallError as error:
             context.refuse(call, error, domain=call.domain)
             continue

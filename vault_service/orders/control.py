@@ -12,6 +12,7 @@ import structlog
 
 from vault_service.errors import CallError, OrderRefusedError, Reason, TamperedError
 from vault_service.keys.keyring import Keyring
+from vault_service.keys.names import KeyName
 from vault_service.keys.transit import VaultError, VaultNotFound, person_key_name
 from vault_service.orders.order import Order, parse_order, signature_holds
 from vault_service.orders.state import ControlState, Signers, apply
@@ -47,20 +48,21 @@ class Control:
         """Whether the last look at the database showed something that people did not sign."""
         return self._tampered
 
-    def refresh(self, epoch: int) -> ControlState:
+    def refresh(self, epoch: int, known: int) -> ControlState:
         """Read on to `epoch`, verify, load new keys; the new state.
 
+        `known` is `state.epoch` from before `epoch` was read: a log that is shorter than that was cut.
         TamperedError as above; CallError KEYS_UNAVAILABLE when Vault, which holds people's public keys, is away.
         """
         with self._lock:
             try:
-                state = self._read_to(epoch)
+                state = self._read_to(epoch, known)
             except TamperedError as error:
                 if not self._tampered:
                     _log.critical("the database was tampered with", detail=str(error))
                 self._tampered = True
                 raise
-            if self._tampered:
+            if self._tampered and epoch == state.epoch:
                 _log.warning("the log of orders is whole again")
                 self._tampered = False
             if state is not self._state:
@@ -76,6 +78,15 @@ class Control:
             _log.critical("an approval's spending was rolled back: it is worth nothing", approval=approval_id)
         return rolled_back
 
+    def check_key(self, name: KeyName, wrapped: str) -> None:
+        """OrderRefusedError unless Vault opens `wrapped` under its wrapping key; CallError when Vault is away."""
+        try:
+            self._keyring.check(name, wrapped)
+        except VaultError as error:
+            if error.transient:
+                raise CallError(Reason.KEYS_UNAVAILABLE) from None
+            raise OrderRefusedError("Vault does not open the wrapped key") from None
+
     def saw_spent(self, approval_id: str, spent: int) -> None:
         """Remember what was committed as taken from an approval."""
         with self._lock:
@@ -85,12 +96,12 @@ class Control:
         """Who has validly signed `order`. CallError KEYS_UNAVAILABLE when Vault is away."""
         return [row.person for row in rows if signature_holds(order, row, self._keys_of(row.person, row.key_version))]
 
-    def _read_to(self, epoch: int) -> ControlState:
+    def _read_to(self, epoch: int, known: int) -> ControlState:
         state = self._state
-        if epoch < state.epoch:
-            raise TamperedError(f"the log of orders ends at {epoch}, but has been at {state.epoch}")
-        if epoch == state.epoch:
-            return state
+        if epoch < known:
+            raise TamperedError(f"the log of orders ends at {epoch}, but has been at {known}")
+        if epoch <= state.epoch:
+            return state  # another thread has read further meanwhile
         with self._store.reading() as connection:
             rows = in_force_after(connection, state.epoch)
         for row in rows:
@@ -110,6 +121,8 @@ class Control:
 
     def _keys_of(self, person: str, version: int) -> Mapping[int, bytes]:
         known = self._known_keys.get(person, {})
+        if person not in self._state.policy.people and person not in self.signers.names:
+            return known  # nobody whose signature counts: Vault is not asked about strangers
         if version not in known:
             try:
                 known = self._public_keys(person_key_name(person))

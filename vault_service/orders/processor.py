@@ -5,6 +5,7 @@ every later transaction on every replica reads the new epoch first (promise 12).
 """
 
 import threading
+import time
 from typing import Final
 
 import sqlalchemy as sa
@@ -12,10 +13,10 @@ import structlog
 
 from vault_service.audit.event import new_event_id, record
 from vault_service.audit.stream import HashStream
-from vault_service.errors import CallError, OrderRefusedError, StoreError
+from vault_service.errors import CallError, MoreSignaturesNeededError, OrderRefusedError, StoreError
 from vault_service.orders.control import Control
 from vault_service.orders.order import Order, OrderId, parse_order
-from vault_service.orders.state import apply, signatures_needed
+from vault_service.orders.state import apply
 from vault_service.storage import events as event_rows
 from vault_service.storage import orders as order_rows
 from vault_service.storage.engine import Store, Transaction, describe
@@ -45,15 +46,18 @@ class OrderProcessor:
 
     def process_all(self) -> None:
         """Decide every order that can be decided now."""
+        self._refresh()
         with self._store.reading() as connection:
-            waiting = order_rows.undecided(connection)
-        for order_id in sorted(waiting):
+            rows = order_rows.read_orders(connection, order_rows.undecided(connection))
+        for row in sorted(rows, key=lambda row: row.id):
             try:
-                self._process(order_id)
-            except (CallError, StoreError, sa.exc.SQLAlchemyError):
+                self._process(row)
+            except CallError as error:
+                _log.warning("an order waits", order=row.id, reason=error.reason)
+            except (StoreError, sa.exc.SQLAlchemyError):
                 raise
             except Exception as error:  # noqa: BLE001 - one bad order must not keep everybody's freezes waiting
-                _log.error("an order failed", order=order_id, error=type(error).__name__)
+                _log.error("an order failed", order=row.id, error=type(error).__name__)
 
     def _run(self) -> None:
         while not self._stop.wait(_POLL_SECONDS):
@@ -66,33 +70,45 @@ class OrderProcessor:
             except sa.exc.SQLAlchemyError as error:
                 _log.warning("orders wait", error=describe(error))
 
-    def _process(self, order_id: str) -> None:
+    def _process(self, row: order_rows.OrderRow) -> None:
+        """Decide one order. Signatures and keys are checked before the lock: Vault may take its time."""
+        order: Order | None = None
+        signed_by: list[str] = []
+        refusal = ""
+        state = self._control.state
+        now = time.time_ns() // 1_000_000
+        try:
+            order = parse_order(row.body)
+            if order.id != row.id:
+                raise OrderRefusedError("the order stands under another id")
+            signed_by = self._control.verified_signers(order, row.signatures)
+            applied = apply(state, order, signed_by, self._control.signers, now)
+            for name, wrapped in applied.wrapped_keys().items() - state.wrapped_keys().items():
+                self._control.check_key(name, wrapped)
+        except MoreSignaturesNeededError:
+            return
+        except OrderRefusedError as error:
+            refusal = str(error)
         with self._store.transaction(exclusive=True) as tx:
-            state = self._control.refresh(tx.epoch)
-            (row,) = order_rows.read_orders(tx.connection, [order_id])
-            if row.outcome is not None or row.position is not None:
-                return  # another replica was first
-            try:
-                order = parse_order(row.body)
-                if order.id != row.id:
-                    raise OrderRefusedError("the order stands under another id")
-                signed_by = self._control.verified_signers(order, row.signatures)
-                if (
-                    order.actor in signed_by
-                    and len(signed_by) < signatures_needed(order, self._control.signers)
-                    and tx.now_ms <= order.expires
-                    and order.id not in state.denied
-                ):
-                    return  # a second person may still sign
-                apply(state, order, signed_by, self._control.signers, tx.now_ms)
-            except OrderRefusedError as error:
-                recorded = self._decide(tx, row.id, None, [], "refused", str(error))
-            else:
-                order_rows.put_in_force(tx, order.id)
-                recorded = self._decide(tx, row.id, order, signed_by, "done", "")
+            (again,) = order_rows.read_orders(tx.connection, [row.id])
+            if tx.epoch != state.epoch or again.outcome is not None or again.position is not None:
+                return  # decided by another replica, or to be looked at anew under the state that is in force now
+            if order is not None and not refusal:
+                try:
+                    apply(state, order, signed_by, self._control.signers, tx.now_ms)
+                except OrderRefusedError as error:
+                    refusal = str(error)
+                else:
+                    order_rows.put_in_force(tx, order.id)
+            recorded = self._decide(tx, row.id, order, signed_by, "refused" if refusal else "done", refusal)
         self._stream.announce([recorded])
-        with self._store.transaction() as tx:
-            self._control.refresh(tx.epoch)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        known = self._control.state.epoch
+        with self._store.reading() as connection:
+            epoch = order_rows.read_epoch(connection)
+        self._control.refresh(epoch, known)
 
     def _decide(
         self, tx: Transaction, order_id: str, order: Order | None, signed_by: list[str], outcome: str, detail: str

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from vault_service.errors import OrderRefusedError, PolicyInvalidError
+from vault_service.errors import MoreSignaturesNeededError, OrderRefusedError, PolicyInvalidError
 from vault_service.keys.names import KeyKind, KeyName
 from vault_service.orders.order import CLOCK_SKEW_MS, Action, Order
 from vault_service.policy.decide import Freezes
@@ -110,12 +110,12 @@ def apply(state: ControlState, order: Order, signed_by: Collection[str], signers
     """
     if not order.issued - CLOCK_SKEW_MS <= now_ms <= order.expires:
         raise OrderRefusedError("the order has expired, or comes from the future")
+    if order.id in state.denied:
+        raise OrderRefusedError("the order was denied")
     if order.actor not in signed_by:
         raise OrderRefusedError("the order is not signed by its actor")
     if len(set(signed_by)) < signatures_needed(order, signers):
-        raise OrderRefusedError("a second person must sign")
-    if order.id in state.denied:
-        raise OrderRefusedError("the order was denied")
+        raise MoreSignaturesNeededError("a second person must sign")
     change = _CHANGES[order.action]
     return replace(change(state, order, frozenset(signed_by), signers, now_ms), epoch=state.epoch + 1)
 
@@ -123,8 +123,8 @@ def apply(state: ControlState, order: Order, signed_by: Collection[str], signers
 def _apply_policy(
     state: ControlState, order: Order, signed_by: frozenset[str], signers: Signers, _now: int
 ) -> ControlState:
-    if not signed_by <= signers.names:
-        raise OrderRefusedError("somebody who signed is not among the policy's signers")
+    if order.actor not in signers.names:
+        raise OrderRefusedError("the actor is not among the policy's signers")
     base, text = _arguments(order, base=int, policy=str)
     if base != state.policy_version:
         raise OrderRefusedError("the policy has changed since this was planned: plan again")
@@ -138,6 +138,9 @@ def _apply_policy(
             raise OrderRefusedError(f"domain {name} holds records and cannot be left out")
         if new.token_format is not old.token_format:
             raise OrderRefusedError(f"the token format of domain {name} cannot change")
+    # Signatures of others neither help nor hurt: anyone may add one, also later.
+    if len(signed_by & signers.names) < signers.needed:
+        raise MoreSignaturesNeededError("another of the policy's signers must sign")
     first_domains = {name: agreement.first_domain for name, agreement in policy.agreements.items()}
     for name, domain in first_domains.items():
         if state.first_domains.get(name, domain) != domain:
@@ -176,17 +179,26 @@ def _create_key(
 def _freeze(state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, now: int) -> ControlState:
     _need(state, signed_by, Role.KEY_ADMIN, Role.APPROVER)
     kind, name, reason = _arguments(order, kind=str, name=str, reason=str)
+    known: dict[str, Collection[str]] = {
+        "client": state.policy.clients,
+        "person": state.policy.people,
+        "domain": state.policy.domains,
+    }
     if kind not in _FREEZE_KINDS:
         raise OrderRefusedError("a freeze is of a client, a person, a domain, or all")
+    if kind != "all" and name not in known[kind]:
+        raise OrderRefusedError(f"the policy has no {kind} of this name, so that nothing would be frozen")
     freeze = Freeze(kind, name, reason, order.actor, now)
     return _with_freezes(state, {**state.freezes_by_order, order.id: freeze})
 
 
 def _thaw(state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, _now: int) -> ControlState:
-    _need_all(state, signed_by, Role.KEY_ADMIN, Role.APPROVER)
+    _need(state, frozenset({order.actor}), Role.KEY_ADMIN, Role.APPROVER)
     (frozen,) = _arguments(order, freeze=str)
     if frozen not in state.freezes_by_order:
         raise OrderRefusedError("there is no such freeze")
+    if sum(_has(state, name, Role.KEY_ADMIN, Role.APPROVER) for name in signed_by) < 2:
+        raise MoreSignaturesNeededError("a second person with a role for this must sign")
     left = {order_id: freeze for order_id, freeze in state.freezes_by_order.items() if order_id != frozen}
     return _with_freezes(state, left)
 
@@ -196,14 +208,14 @@ def _approve_bulk(
 ) -> ControlState:
     client, purpose_name, tokens, _why = _arguments(order, client=str, purpose=str, tokens=int, justification=str)
     approvers = [name for name in sorted(signed_by - {order.actor}) if _has(state, name, Role.APPROVER)]
-    if not approvers:
-        raise OrderRefusedError("nobody who may approve has signed beside the person who asks")
     person = state.policy.people.get(order.actor)
     purpose = state.policy.purposes.get(purpose_name)
     if person is None or client not in person.through or purpose is None or purpose.approval_above is None:
         raise OrderRefusedError("this person, client and purpose need no approval, or do not exist")
     if not 0 < tokens <= purpose.per_day:
         raise OrderRefusedError("the number of tokens is not between 1 and the purpose's day")
+    if not approvers:
+        raise MoreSignaturesNeededError("nobody who may approve has signed beside the person who asks")
     approval = Approval(order.id, client, purpose_name, order.actor, tokens, approvers[0], now + APPROVAL_LIFE_MS)
     return replace(state, approvals={**state.approvals, order.id: approval})
 
@@ -212,7 +224,8 @@ def _deny(state: ControlState, order: Order, signed_by: frozenset[str], signers:
     (denied,) = _arguments(order, order_id=str)
     if order.actor not in signers.names:
         _need(state, signed_by, Role.KEY_ADMIN, Role.APPROVER)
-    return replace(state, denied=state.denied | {denied})
+    left = {order_id: approval for order_id, approval in state.approvals.items() if order_id != denied}
+    return replace(state, denied=state.denied | {denied}, approvals=left)
 
 
 _CHANGES: Final = {
@@ -252,8 +265,3 @@ def _has(state: ControlState, name: str, *roles: Role) -> bool:
 def _need(state: ControlState, signed_by: frozenset[str], *roles: Role) -> None:
     if not any(_has(state, name, *roles) for name in signed_by):
         raise OrderRefusedError("nobody who signed has the role for this")
-
-
-def _need_all(state: ControlState, signed_by: frozenset[str], *roles: Role) -> None:
-    if not all(_has(state, name, *roles) for name in signed_by):
-        raise OrderRefusedError("somebody who signed has no role for this")

@@ -19,14 +19,13 @@ from psycopg.types.array import ListBinaryDumper
 from vault_service.errors import StoreError
 
 _LOCK_KEY: Final = 0x55_4E_56_31  # of the advisory lock between calls and changes of control
-_LOCK_SECONDS: Final = 10  # how long a change of control waits for running calls
+_LOCK_SECONDS: Final = 10  # how long anything waits for a lock
 _LOCAL_HOSTS: Final = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 _CONNECT_SECONDS: Final = 3
 _READ_ONLY: Final = "ssn_vault_read_only"  # execution option of connections that only look
 
 _SHARED_LOCK: Final = f"SELECT pg_advisory_xact_lock_shared({_LOCK_KEY})"
 _EXCLUSIVE_LOCK: Final = f"SELECT pg_advisory_xact_lock({_LOCK_KEY})"
-_LOCK_TIMEOUT: Final = f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"
 _CONTROL: Final = "SELECT epoch, CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) FROM control WHERE id = 1"
 _CONTROL_SQLITE: Final = (
     "SELECT epoch, CAST((julianday('now') - 2440587.5) * 86400000 AS integer) FROM control WHERE id = 1"
@@ -113,16 +112,18 @@ def _locked_control(connection: sa.Connection, *, exclusive: bool) -> Sequence[A
     driver = _psycopg_connection(connection)
     try:
         with driver.pipeline():
-            if exclusive:
-                driver.execute(_LOCK_TIMEOUT)
             driver.execute(_EXCLUSIVE_LOCK if exclusive else _SHARED_LOCK)
             control = driver.execute(_CONTROL)
         return control.fetchone()
     except psycopg.errors.LockNotAvailable:
         raise StoreError("running calls held the lock for too long") from None
+    except psycopg.errors.QueryCanceled:
+        raise StoreError("the database did not answer in time") from None
     except psycopg.OperationalError:
         connection.invalidate()
         raise NotBegunError("the connection to the database was lost") from None
+    except psycopg.Error as error:
+        raise StoreError(f"control cannot be read ({type(error).__name__})") from None
 
 
 def open_store(url: sa.URL, *, connections: int = 4) -> Store:
@@ -208,8 +209,8 @@ def _postgresql(url: sa.URL, connections: int) -> sa.Engine:
         isolation_level="READ COMMITTED",
         connect_args={
             "connect_timeout": _CONNECT_SECONDS,
-            "options": "-c synchronous_commit=on -c statement_timeout=30000 -c timezone=UTC"
-            " -c idle_in_transaction_session_timeout=60000",
+            "options": f"-c synchronous_commit=on -c statement_timeout=30000 -c lock_timeout={_LOCK_SECONDS}s"
+            " -c timezone=UTC -c idle_in_transaction_session_timeout=60000",
             "keepalives_idle": 5,
             "tcp_user_timeout": 10_000,
         },

@@ -1,5 +1,7 @@
 """Every event's hash leaves the process in whole lines, or the call fails with AUDIT_UNAVAILABLE."""
 
+import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -80,30 +82,47 @@ def test_a_full_device_fails_the_call() -> None:
         os.close(descriptor)
 
 
-def test_after_a_line_that_was_cut_off_the_next_starts_afresh() -> None:
-    """A pipe that takes part of a long line, is full, and is read empty again."""
+def test_a_pipe_that_is_full_gets_whole_lines_or_nothing() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     os.set_blocking(reading, False)
     try:
         stream = HashStream(writing)
         assert _refused(stream, _events(20_000))
-        assert _refused(stream, _events())  # still full
         taken = b""
-        while True:
-            try:
+        with contextlib.suppress(BlockingIOError):
+            while True:
                 taken += os.read(reading, 65_536)
-            except BlockingIOError:
-                break
-        assert b"\n" not in taken
-        stream.announce(_events())
         stream.announce(_events(2))
-        rest = os.read(reading, 65_536).splitlines()
+        rest = os.read(reading, 65_536)
     finally:
         os.close(reading)
         os.close(writing)
-    assert rest[0] == b""  # ends the broken line
-    assert [len(json.loads(line)["events"]) for line in rest[1:]] == [1, 2]
+    assert {len(json.loads(line)["events"]) for line in taken.splitlines()} == {32}
+    assert len(json.loads(rest)["events"]) == 2
+
+
+def test_after_a_line_that_was_cut_off_the_next_starts_afresh(
+    log: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes half a line and is full."""
+    stream, write = HashStream(log[0]), os.write
+
+    def half(descriptor: int, data: bytes) -> int:
+        monkeypatch.setattr(os, "write", full)
+        return write(descriptor, data[: len(data) // 2])
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "write", half)
+    assert _refused(stream, _events())
+    monkeypatch.setattr(os, "write", write)
+    stream.announce(_events(2))
+    broken, whole = log[1].read_text().splitlines()
+    with pytest.raises(ValueError, match=r"JSON|Unterminated|Expecting"):
+        json.loads(broken)
+    assert len(json.loads(whole)["events"]) == 2
 
 
 def test_lines_of_many_threads_do_not_mix(log: tuple[int, Path]) -> None:
@@ -111,4 +130,4 @@ def test_lines_of_many_threads_do_not_mix(log: tuple[int, Path]) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda size: stream.announce(_events(size)), [1, 7, 40] * 40))
     sizes = [len(json.loads(line)["events"]) for line in log[1].read_text().splitlines()]
-    assert sorted(sizes) == sorted([1, 7, 40] * 40)
+    assert sorted(sizes) == sorted([1, 7, 32, 8] * 40)  # 40 are more than a pipe takes in one piece

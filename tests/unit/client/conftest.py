@@ -90,6 +90,8 @@ class SmallVault(SsnVaultServicer):
         context.add_callback(self.finished.set)
         self.began.set()
         whole = list(request_iterator)  # one-to-one: decided over the whole stream
+        if not context.is_active():  # a cancelled stream can look like one that was ended
+            return
         for request in whole:
             yield self.LinkageMatch(request, context)
 

@@ -29,6 +29,7 @@ from ssn_vault_client import (
     ProfileError,
     Ssn,
     SsnRelation,
+    SsnVaultError,
     Tokenized,
     TokenizeItem,
     Traits,
@@ -344,7 +345,7 @@ def test_a_refused_message_ends_the_stream_after_the_answers_before_it(vault: Sm
         with pytest.raises(KeysUnavailableError):
             next(answers)
 
-    async def run() -> int:
+    async def run() -> int | None:
         count = 0
         async with AsyncClient(profile) as client:
             try:
@@ -352,10 +353,17 @@ def test_a_refused_message_ends_the_stream_after_the_answers_before_it(vault: Sm
                     count += 1
             except KeysUnavailableError:
                 return count
+            except SsnVaultError as error:
+                # grpc.aio itself gives this now and then when the server ends a stream that is being written to.
+                return None if (error.status, error.reason) == ("INTERNAL", "") else -2
         return -1
 
-    vault.faults = [lambda context: None, unavailable()]
-    assert asyncio.run(run()) == 1
+    answered: int | None = None
+    for _ in range(20):
+        vault.faults = [lambda context: None, unavailable()]
+        if (answered := asyncio.run(run())) is not None:
+            break
+    assert answered == 1
 
 
 def test_a_stream_has_the_deadline_that_it_is_given(vault: SmallVault, profile: Profile) -> None:
