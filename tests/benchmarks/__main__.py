@@ -27,7 +27,7 @@ from tests.support.postgres import postgres_server
 from tests.support.stack import Stack, free_port
 
 RUNS = int(os.environ.get("BENCH_RUNS", "5"))
-PLENTY = {"per_call: 100 ": "per_call: 1000 ", "per_day: 1000000 ": "per_day: 100000000 "}
+PLENTY = {"per_call: 100 ": "per_call: 1000 ", "per_day: 1000000 ": "per_day: 50000000 "}
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def plenty(text: str) -> str:
     """The sample policy with room for many calls."""
     for old, new in PLENTY.items():
         text = text.replace(old, new)
-    return text.replace("items_per_day: 1000000", "items_per_day: 1000000000")
+    return text.replace("items_per_day: 1000000", "items_per_day: 50000000")
 
 
 def measure(database: str, url: str | None, directory: Path) -> tuple[list[Row], float]:

@@ -362,3 +362,21 @@ def server_writing_to(vault: Stack, descriptor: int) -> Iterator[ServerProcess]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def test_a_message_that_cannot_be_read_is_refused_without_an_exceptions_text(stack: Stack) -> None:
+    profile = stack.profile("sis")
+    credentials = grpc.ssl_channel_credentials(
+        profile.ca.read_bytes(), profile.key.read_bytes(), profile.cert.read_bytes()
+    )
+    with grpc.secure_channel(profile.address, credentials) as channel:
+        for data in (b"\xff\xff\xff", b"\x0a\x02\xc3\x28"):
+            unary: Any = channel.unary_unary("/ssnvault.v1.SsnVault/Tokenize")
+            with pytest.raises(grpc.RpcError) as caught:
+                unary(data, timeout=10)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert caught.value.details() == "request is not a well-formed message"
+            stream: Any = channel.stream_stream("/ssnvault.v1.SsnVault/TokenizeStream")
+            with pytest.raises(grpc.RpcError) as caught:
+                list(stream(iter([data]), timeout=10))
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -19,7 +19,7 @@ import structlog
 from vault_service.api.metrics import CALLS, SECONDS
 from vault_service.api.status import wire_status
 from vault_service.audit.refusals import RefusalKey, RefusalMeter
-from vault_service.errors import CallError, Reason
+from vault_service.errors import CallError, Reason, field_invalid
 from vault_service.identity.caller import Caller, PersonClaim
 from vault_service.identity.certificate import CertifiedClient, certified_client
 from vault_service.identity.person import PersonVerifier
@@ -76,16 +76,16 @@ class Chain:
 
     def unary(
         self, method: str, handle: Callable[[Request, Peer], Awaitable[Response]]
-    ) -> Callable[[Request, Context], Awaitable[Response]]:
-        """The handler of a unary method."""
+    ) -> Callable[[Request | None, Context], Awaitable[Response]]:
+        """The handler of a unary method; None stands for a message that could not be read."""
         access = ACCESS.get(method)
         answered, seconds = CALLS.labels(method, "OK"), SECONDS.labels(method)
 
-        async def handler(request: Request, context: Context) -> Response:
+        async def handler(request: Request | None, context: Context) -> Response:
             began = time.perf_counter()
             try:
                 peer = await self._admit(access, context)
-                response = await handle(request, peer)
+                response = await handle(_well_formed(request), peer)
             except BaseException as error:  # noqa: BLE001 - no exception's text may reach the client
                 await self._fail(method, context, error, began)
                 raise AssertionError from None
@@ -99,16 +99,17 @@ class Chain:
         self,
         method: str,
         handle: Callable[[AsyncIterator[Request], Peer], AsyncIterator[Response]],
-    ) -> Callable[[AsyncIterator[Request], Context], AsyncIterator[Response]]:
+    ) -> Callable[[AsyncIterator[Request | None], Context], AsyncIterator[Response]]:
         """The handler of a bidirectional method: a message is read when the one before it was answered."""
         access = ACCESS.get(method)
         answered, seconds = CALLS.labels(method, "OK"), SECONDS.labels(method)
 
-        async def handler(requests: AsyncIterator[Request], context: Context) -> AsyncIterator[Response]:
+        async def handler(requests: AsyncIterator[Request | None], context: Context) -> AsyncIterator[Response]:
             began = time.perf_counter()
             try:
                 peer = await self._admit(access, context)
-                async for response in handle(requests, peer):
+                checked = (_well_formed(request) async for request in requests)
+                async for response in handle(checked, peer):
                     yield response
             except GeneratorExit:
                 raise
@@ -154,12 +155,21 @@ class Chain:
             error_id = uuid.uuid4().hex
             _log.error("internal error", method=method, error_id=error_id, error=type(error).__name__, at=_place(error))
             error = CallError(Reason.INTERNAL, error_id=error_id)
-        if error.reason is Reason.OVERLOADED:
+        if error.reason is Reason.OVERLOADED or any(field.path == _MESSAGE for field in error.fields):
             client = self._client(context).name
             self._meter.withhold(RefusalKey(client or "invalid", method, error.reason.value))
         CALLS.labels(method, error.reason.value).inc()
         SECONDS.labels(method).observe(time.perf_counter() - began)
         await context.abort(*wire_status(error))
+
+
+_MESSAGE: Final = "request"  # the path of a message that could not be read at all
+
+
+def _well_formed(request: Request | None) -> Request:
+    if request is None:
+        raise field_invalid(_MESSAGE, "is not a well-formed message")
+    return request
 
 
 def _place(error: BaseException) -> str:

@@ -1,8 +1,9 @@
 """The five methods of the contract, each a message turned into a call, run in a batch, and turned back."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from ssnvault.v1 import ssn_vault_pb2 as pb
 from vault_service.api import convert
@@ -56,20 +57,33 @@ class Servicer:
             yield await self.linkage_match(request, peer, agreement)
 
 
+def _reader(message: type) -> Callable[[bytes], object]:
+    """Reads a message, or gives None: what gRPC makes of an exception here would reach the client as text."""
+    read: Callable[[bytes], object] = message.FromString  # type: ignore[attr-defined]  # a message class
+
+    def reader(data: bytes) -> object:
+        try:
+            return read(data)
+        except DecodeError:
+            return None
+
+    return reader
+
+
 def method_handlers(servicer: Servicer, chain: Chain) -> grpc.GenericRpcHandler:
     """The service's handlers, each behind the chain."""
 
     def unary(method: str, handle: object, request: type, response: type) -> object:
         return grpc.unary_unary_rpc_method_handler(
             chain.unary(method, handle),  # type: ignore[arg-type]  # one of the pairs below
-            request_deserializer=request.FromString,  # type: ignore[attr-defined]  # a message class
+            request_deserializer=_reader(request),
             response_serializer=response.SerializeToString,  # type: ignore[attr-defined]  # a message class
         )
 
     def stream(method: str, handle: object, request: type, response: type) -> object:
         return grpc.stream_stream_rpc_method_handler(
             chain.stream(method, handle),  # type: ignore[arg-type]  # one of the pairs below
-            request_deserializer=request.FromString,  # type: ignore[attr-defined]  # a message class
+            request_deserializer=_reader(request),
             response_serializer=response.SerializeToString,  # type: ignore[attr-defined]  # a message class
         )
 
