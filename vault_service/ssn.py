@@ -67,7 +67,7 @@ class Ssn:
 def parse_ssn(
     text: str, *, accept_fictitious: bool = False, refuse: Collection[str] = REFUSED_BY_DEFAULT
 ) -> Ssn | ItemError:
-    """The number in `text` (`123456789`, `123-45-6789` or `123 45 6789`), or why it is none.
+    """The number in `text` (`900123456`, `900-12-3456` or `900 12 3456`), or why it is none.
 
     Valid as SSA POMS RM 10201.035 says: area not 000, 666, 900-999; group not 00; serial not 0000; and not
     published. `accept_fictitious` also takes areas 900-999 with groups 00-49, which are neither SSNs nor

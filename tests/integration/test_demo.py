@@ -120,7 +120,6 @@ def test_no_number_of_the_rosters_is_on_the_screen_in_any_spelling(told: Told) -
     assert not [number for number in numbers if len(number) >= 8 and (number in runs or number in digits)]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_nothing_is_left_behind(told: Told) -> None:
     assert len(told.processes) >= 3, "the stack, OpenBao and commands were seen"
     assert not [pid for pid in told.processes if running(pid)]
