@@ -182,7 +182,7 @@ def _overloaded(vault: Stack) -> Failure:
 
 def _keys_unavailable(vault: Stack) -> Failure:
     with (
-        another_server(vault, KEYS__LEASE_SECONDS=2) as server,
+        another_server(vault, KEYS__LEASE_SECONDS=8) as server,
         stub_of(vault.profile("sis", server)) as stub,
     ):
 
