@@ -54,6 +54,17 @@ def token_of(stack: Stack, ssn: str) -> str:
     return result.token
 
 
+def detokenization(token: str) -> DetokenizeCall:
+    return DetokenizeCall(
+        caller=Caller("sis"),
+        domain="k12",
+        tokens=[token],
+        purpose="transcript-verification",
+        justification=JUSTIFICATION,
+        view=View.LAST4,
+    )
+
+
 def test_when_the_commit_fails_nothing_was_decrypted(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     token = token_of(stack, "944-16-0001")
     opened: list[str] = []
@@ -64,26 +75,16 @@ def test_when_the_commit_fails_nothing_was_decrypted(stack: Stack, monkeypatch: 
 
     monkeypatch.setattr(detokenize, "open_sealed", watched)
 
-    def call() -> DetokenizeCall:
-        return DetokenizeCall(
-            caller=Caller("sis"),
-            domain="k12",
-            tokens=[token],
-            purpose="transcript-verification",
-            justification=JUSTIFICATION,
-            view=View.LAST4,
-        )
-
     with runner_inside(stack) as runner:
         with commits_fail(stack):
-            failed = [call(), call()]
+            failed = [detokenization(token), detokenization(token)]
             runner.execute(failed)
         assert opened == []
         for one in failed:
             assert isinstance(one.failure, CallError)
             assert one.failure.reason is Reason.STORE_UNAVAILABLE
             assert one.results == []
-        good = call()
+        good = detokenization(token)
         runner.execute([good])
     assert good.failure is None
     assert good.results == ["0001"]
@@ -110,17 +111,7 @@ def test_a_poisoned_call_does_not_fail_its_neighbours(stack: Stack) -> None:
     """One row's data key version does not exist: that item is lost, the others of the batch are answered."""
     tokens = [token_of(stack, f"944-16-1{n:03}") for n in range(3)]
     stack.tamper("UPDATE token_record SET data_version = 77 WHERE token = :token", token=tokens[1])
-    calls = [
-        DetokenizeCall(
-            caller=Caller("sis"),
-            domain="k12",
-            tokens=[token],
-            purpose="transcript-verification",
-            justification=JUSTIFICATION,
-            view=View.LAST4,
-        )
-        for token in tokens
-    ]
+    calls = [detokenization(token) for token in tokens]
     with runner_inside(stack) as runner:
         runner.execute(calls)
     assert [call.failure for call in calls] == [None, None, None]
