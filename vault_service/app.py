@@ -31,7 +31,7 @@ from vault_service.operations.runner import Runner
 from vault_service.orders.control import Control
 from vault_service.orders.processor import OrderProcessor
 from vault_service.orders.state import Signers
-from vault_service.process import log_as_json, refuse_dumps
+from vault_service.process import log_as_json, refuse_dumps, run_without_preemption
 from vault_service.storage.engine import Store, check_durability, describe, open_store
 from vault_service.storage.orders import read_epoch
 from vault_service.storage.schema import check_schema
@@ -81,6 +81,7 @@ def run_server(
     `drain_seconds`.
     """
     refuse_dumps()
+    run_without_preemption()
     log_as_json(log)
 
     async def main() -> None:

@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 
 from tests.conftest import new_database_url
 from vault_service.errors import StoreError
-from vault_service.keys.envelope import blind_index
+from vault_service.keys.envelope import index_maker
 from vault_service.ssn import Ssn
 from vault_service.storage.engine import Store, check_durability, open_store
 from vault_service.storage.records import NewRecord, fetch_payloads, find_tokens, insert_records, replace_payloads
@@ -33,7 +33,7 @@ def store(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iter
 
 
 def record(number: int, token: str | None = None) -> NewRecord:
-    index = blind_index(KEY, Ssn(f"949{number:06}"))
+    index = index_maker(KEY)(Ssn(f"949{number:06}"))
     return NewRecord(index, Token(token or draw_token("k12", TokenFormat.STANDARD)), b"sealed")
 
 
@@ -83,10 +83,10 @@ def test_inserting_what_is_there_changes_nothing_and_says_so(store: Store) -> No
     first = [record(n) for n in range(10)]
     assert len(insert(store, first)) == 10
     with store.transaction() as tx:
-        found = find_tokens(tx, "k12", 1, [r.blind_index for r in first])
+        found = find_tokens(tx, "k12", [1], [r.blind_index for r in first])
         assert found == {r.blind_index: r.token for r in first}
-        assert find_tokens(tx, "highered", 1, [r.blind_index for r in first]) == {}
-        assert find_tokens(tx, "k12", 2, [r.blind_index for r in first]) == {}
+        assert find_tokens(tx, "highered", [1], [r.blind_index for r in first]) == {}
+        assert find_tokens(tx, "k12", [2], [r.blind_index for r in first]) == {}
 
 
 def test_overlapping_batches_from_many_writers_neither_deadlock_nor_double(
@@ -105,7 +105,7 @@ def test_overlapping_batches_from_many_writers_neither_deadlock_nor_double(
                 inserted |= insert(store, records)
             else:
                 with store.transaction() as tx:
-                    there = find_tokens(tx, "k12", 1, [r.blind_index for r in records])
+                    there = find_tokens(tx, "k12", [1], [r.blind_index for r in records])
                     inserted |= insert_records(
                         tx,
                         "k12",

@@ -119,7 +119,7 @@ def _is_repeated(context: Context, charge: Charge[C]) -> bool:
     seen = seen_request(context.tx, call.caller.client or "", call.method, call.request_id)
     if seen is None:
         return False
-    key = context.keyring.get(KeyName(charge.digest_scope, KeyKind.INDEX, seen.key_version))
+    key = context.keys.keyring.get(KeyName(charge.digest_scope, KeyKind.INDEX, seen.key_version))
     if not hmac.compare_digest(seen.digest, request_digest(key.secret, charge.content())):
         raise field_invalid("request_id", "was used for another request within 24 hours")
     return True
@@ -128,6 +128,6 @@ def _is_repeated(context: Context, charge: Charge[C]) -> bool:
 def _remember(context: Context, charge: Charge[C]) -> None:
     call = charge.call
     if call.request_id:
-        key = context.active_key(charge.digest_scope, KeyKind.INDEX)
+        key = context.keys.active(charge.digest_scope, KeyKind.INDEX)
         seen = SeenRequest(key.version, request_digest(key.secret, charge.content()))
         remember_request(context.tx, call.caller.client or "", call.method, call.request_id, seen)

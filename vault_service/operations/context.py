@@ -24,36 +24,26 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(slots=True)
-class Context:
-    """One transaction of many calls."""
+class Keys:
+    """The keys in force under one state, ready to use; KEYS_UNAVAILABLE for one that is not loaded."""
 
-    tx: Transaction
     state: ControlState
     keyring: Keyring
-    meter: RefusalMeter
-    recorded: list[Recorded] = field(default_factory=list)
-    linkage_records: list[LinkageRecordRow] = field(default_factory=list)
-    approvals_spent: dict[str, int] = field(default_factory=dict)
     _live: dict[tuple[str, KeyKind], list[Key]] = field(default_factory=dict)
 
-    @property
-    def today(self) -> date:
-        """The database's day, UTC."""
-        return datetime.fromtimestamp(self.tx.now_ms / 1000, UTC).date()
-
-    def active_key(self, scope: str, kind: KeyKind) -> Key:
+    def active(self, scope: str, kind: KeyKind) -> Key:
         """The key that new rows use; KEYS_UNAVAILABLE when there is none."""
         versions = self.state.versions(scope, kind)
         if not versions:
             raise CallError(Reason.KEYS_UNAVAILABLE)
         return self.keyring.get(versions[-1].name)
 
-    def key_of(self, name: KeyName) -> Key | None:
-        """The key of an older row; None when there is no such version. KEYS_UNAVAILABLE when it is not loaded."""
+    def of(self, name: KeyName) -> Key | None:
+        """The key of an older row; None when there is no such version."""
         known = any(version.name == name for version in self.state.versions(name.scope, name.kind))
         return self.keyring.get(name) if known else None
 
-    def live_keys(self, scope: str, kind: KeyKind) -> list[Key]:
+    def live(self, scope: str, kind: KeyKind) -> list[Key]:
         """Every live version, the active one first."""
         keys = self._live.get((scope, kind))
         if keys is None:
@@ -62,6 +52,28 @@ class Context:
                 raise CallError(Reason.KEYS_UNAVAILABLE)
             self._live[scope, kind] = keys
         return keys
+
+
+@dataclass(slots=True)
+class Context:
+    """One transaction of many calls."""
+
+    tx: Transaction
+    keys: Keys
+    meter: RefusalMeter
+    recorded: list[Recorded] = field(default_factory=list)
+    linkage_records: list[LinkageRecordRow] = field(default_factory=list)
+    approvals_spent: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def state(self) -> ControlState:
+        """The state in force, which the transaction has made sure of."""
+        return self.keys.state
+
+    @property
+    def today(self) -> date:
+        """The database's day, UTC."""
+        return datetime.fromtimestamp(self.tx.now_ms / 1000, UTC).date()
 
     def record(self, call: Call, facts: Facts, disclosed: list[Disclosed]) -> str:
         """Put the event of a call into the record, to be committed with it; the event's id."""

@@ -97,7 +97,7 @@ def _permit(context: Context, call: DetokenizeCall) -> DetokenizeGrant:
     if reason := size_reason(len(call.tokens), at_most=grant.purpose.per_call):
         raise CallError(reason)
     # Now, so that a call whose keys are away spends and records nothing.
-    key = context.active_key(call.domain, KeyKind.DATA)
+    key = context.keys.active(call.domain, KeyKind.DATA)
     call.ciphers[key.version] = key
     return grant
 
@@ -144,7 +144,7 @@ def _fetch(context: Context, calls: Sequence[DetokenizeCall]) -> None:
                 call.fetched.append(_NOT_FOUND)
             else:
                 if payload.data_version not in call.ciphers:
-                    key = context.key_of(KeyName(call.domain, KeyKind.DATA, payload.data_version))
+                    key = context.keys.of(KeyName(call.domain, KeyKind.DATA, payload.data_version))
                     if key is not None:
                         call.ciphers[key.version] = key
                 call.fetched.append((token, payload))

@@ -14,7 +14,7 @@ from typing import Final
 
 from vault_service.audit.event import Disclosed, new_event_id
 from vault_service.errors import CallError, ItemCode, ItemError, Reason, field_invalid
-from vault_service.keys.envelope import DoesNotOpenError, Place, blind_index, open_sealed, seal_list
+from vault_service.keys.envelope import DoesNotOpenError, Place, index_maker, open_sealed, seal_list
 from vault_service.keys.names import KeyKind, KeyName
 from vault_service.operations.budget import Charge, charge_all
 from vault_service.operations.call import LinkageCall
@@ -80,9 +80,9 @@ def _permit(context: Context, call: LinkageCall, items_per_call: int) -> Linkage
     # Different tokens: one token ten times is still a question about one person.
     if reason := size_reason(len(set(call.tokens)), at_most=items_per_call, at_least=grant.agreement.min_items):
         raise CallError(reason)
-    context.live_keys(call.agreement, KeyKind.INDEX)
-    context.active_key(grant.own, KeyKind.DATA)
-    context.live_keys(grant.other, KeyKind.INDEX)
+    context.keys.live(call.agreement, KeyKind.INDEX)
+    context.keys.active(grant.own, KeyKind.DATA)
+    context.keys.live(grant.other, KeyKind.INDEX)
     return grant
 
 
@@ -121,7 +121,7 @@ def _open_own(context: Context, grant: LinkageGrant, group: Sequence[_Asked]) ->
     stored = fetch_payloads(context.tx, grant.own, list(wanted)) if wanted else {}
     numbers: dict[Token, Ssn] = {}
     for token, payload in stored.items():
-        key = context.key_of(KeyName(grant.own, KeyKind.DATA, payload.data_version))
+        key = context.keys.of(KeyName(grant.own, KeyKind.DATA, payload.data_version))
         if key is None:
             continue
         try:
@@ -135,15 +135,14 @@ def _open_own(context: Context, grant: LinkageGrant, group: Sequence[_Asked]) ->
 
 
 def _look_across(context: Context, other: str, numbers: Iterable[Ssn]) -> dict[Ssn, Token]:
-    """The other domain's tokens of the same numbers."""
-    matched: dict[Ssn, Token] = {}
-    wanted = set(numbers)
-    for key in context.live_keys(other, KeyKind.INDEX):
-        by_index = {blind_index(key.secret, ssn): ssn for ssn in wanted - matched.keys()}
-        if by_index:
-            found = find_tokens(context.tx, other, key.version, list(by_index))
-            matched |= {by_index[index]: token for index, token in found.items()}
-    return matched
+    """The other domain's tokens of the same numbers, asked for under all live versions in one statement."""
+    keys = context.keys.live(other, KeyKind.INDEX)
+    wanted = list(numbers)
+    by_index = {index(ssn): ssn for index in (index_maker(key.secret) for key in keys) for ssn in wanted}
+    if not by_index:
+        return {}
+    found = find_tokens(context.tx, other, [key.version for key in keys], list(by_index))
+    return {by_index[index]: token for index, token in found.items()}
 
 
 def _linkage_ids(context: Context, grant: LinkageGrant, matched: dict[Ssn, Token]) -> dict[Ssn, str]:
@@ -152,14 +151,15 @@ def _linkage_ids(context: Context, grant: LinkageGrant, matched: dict[Ssn, Token
     Keyed on the number held in the agreement's first-named domain, which is the same on both sides here.
     """
     name = grant.agreement_name
-    key = context.active_key(name, KeyKind.INDEX)
-    by_index = {blind_index(key.secret, ssn): ssn for ssn in matched}
+    key = context.keys.active(name, KeyKind.INDEX)
+    index = index_maker(key.secret)
+    by_index = {index(ssn): ssn for ssn in matched}
     found = find_linkage_ids(context.tx, name, key.version, list(by_index))
-    new = {index: draw_body() for index in by_index if index not in found}
+    new = {at: draw_body() for at in by_index if at not in found}
     if new:
         insert_linkage_ids(context.tx, name, key.version, new)
         found |= find_linkage_ids(context.tx, name, key.version, list(new))
-    return {ssn: found[index] for index, ssn in by_index.items()}
+    return {ssn: found[at] for at, ssn in by_index.items()}
 
 
 def _record(context: Context, one: _Asked, numbers: dict[Token, Ssn], matched: dict[Ssn, Token]) -> None:
@@ -181,6 +181,6 @@ def _record(context: Context, one: _Asked, numbers: dict[Token, Ssn], matched: d
         "outcome": "ok",
     }
     context.record(call, facts, [Disclosed(grant.other, token, "matched") for token in theirs])
-    key = context.active_key(call.agreement, KeyKind.INDEX)
+    key = context.keys.active(call.agreement, KeyKind.INDEX)
     sealed = seal_list(key.secret, call.agreement, call.event_id, "\n".join(own))
     context.linkage_records.append(LinkageRecordRow(call.event_id, call.agreement, key.version, sealed))

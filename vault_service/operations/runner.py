@@ -22,7 +22,7 @@ from vault_service.errors import CallError, Reason, StoreError
 from vault_service.keys.keyring import Keyring
 from vault_service.operations import detokenize, linkage_match, tokenize
 from vault_service.operations.call import Call, DetokenizeCall, LinkageCall, TokenizeCall
-from vault_service.operations.context import Context
+from vault_service.operations.context import Context, Keys
 from vault_service.orders.control import Control
 from vault_service.storage.budgets import forget_old
 from vault_service.storage.engine import NotBegunError, Store, database_error_code, describe
@@ -143,16 +143,17 @@ class Runner:
         return failure
 
     def _once(self, calls: Sequence[Call]) -> None:
+        tokenizations = [call for call in calls if isinstance(call, TokenizeCall)]
         detokenizations = [call for call in calls if isinstance(call, DetokenizeCall)]
-        known = self._control.state.epoch
-        with self._store.transaction() as tx:
-            state = self._control.state
+        state = self._control.state
+        keys = Keys(state, self._keyring)
+        prepared = tokenize.prepare(keys, tokenizations, self._limits.items_per_call)
+        with self._store.transaction(ahead=prepared.ahead) as tx:
             if tx.epoch != state.epoch or self._control.tampered:
-                raise _StaleError(tx.epoch, known)
-            context = Context(tx, state, self._keyring, self._meter)
+                raise _StaleError(tx.epoch, state.epoch)
+            context = Context(tx, keys, self._meter)
             # One order for all transactions: rows of tokens, then accounts, then linkage ids, then the record.
-            if tokenizations := [call for call in calls if isinstance(call, TokenizeCall)]:
-                tokenize.perform(context, tokenizations, self._limits.items_per_call)
+            tokenize.perform(context, prepared)
             if detokenizations:
                 detokenize.perform(context, self._control, detokenizations)
             if linkages := [call for call in calls if isinstance(call, LinkageCall)]:

@@ -3,23 +3,27 @@
     decide and parse each call -> look up all numbers by blind index -> insert the new ones -> read back
     what others inserted meanwhile -> put newer traits in place -> record one event a call
 
-Whether a number was there already changes neither the answer nor what is recorded (promise 4).
+`prepare` does what needs no database, under the state that the server knows; `perform` runs inside the
+transaction, which has made sure that this state is the one in force. Whether a number was there already
+changes neither the answer nor what is recorded (promise 4).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from vault_service.errors import CallError, ItemCode, ItemError, Reason
-from vault_service.keys.envelope import Place, blind_index, seal
+from vault_service.keys.envelope import Place, index_maker, seal
+from vault_service.keys.keyring import Key
 from vault_service.keys.names import KeyKind
 from vault_service.linkage.traits import encode_traits
 from vault_service.operations.call import TokenizeCall
-from vault_service.operations.context import Context, check_reference, check_request_id, require
+from vault_service.operations.context import Context, Keys, check_reference, check_request_id, require
 from vault_service.policy.decide import TokenizeGrant, permit_tokenize, size_reason
 from vault_service.policy.model import Domain
 from vault_service.ssn import Ssn, parse_ssn
-from vault_service.storage.records import NewRecord, find_tokens, insert_records, replace_payloads
+from vault_service.storage.engine import Statement
+from vault_service.storage.records import NewRecord, find_tokens, insert_records, look_up, replace_payloads
 from vault_service.tokens import Token, draw_token
 
 
@@ -36,25 +40,65 @@ class _Number:
     wanted_by: list[tuple[TokenizeCall, int]] = field(default_factory=list)
 
 
-def perform(context: Context, calls: Sequence[TokenizeCall], items_per_call: int) -> None:
-    """Give every permitted call its tokens; refuse the others."""
-    by_domain: dict[str, dict[Ssn, _Number]] = {}
+@dataclass(slots=True)
+class _Wanted:
+    """All numbers that a batch wants in one domain. `by_index` has them under every live index version."""
+
+    domain_name: str
+    domain: Domain
+    data_key: Key
+    index_keys: list[Key]  # the active one first
+    numbers: dict[Ssn, _Number] = field(default_factory=dict)
+    by_index: dict[bytes, Ssn] = field(default_factory=dict)
+    active: dict[bytes, Ssn] = field(default_factory=dict)  # under the active version only
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What a batch comes to before its transaction. `ahead` may be sent together with its first statements."""
+
+    permitted: list[tuple[TokenizeCall, TokenizeGrant]]
+    refused: list[tuple[TokenizeCall, CallError]]
+    wanted: list[_Wanted]
+    ahead: list[Statement]
+
+
+def prepare(keys: Keys, calls: Sequence[TokenizeCall], items_per_call: int) -> Prepared:
+    """Decide and parse every call, and make the blind indexes of its numbers."""
     permitted: list[tuple[TokenizeCall, TokenizeGrant]] = []
+    refused: list[tuple[TokenizeCall, CallError]] = []
+    by_domain: dict[str, _Wanted] = {}
     for call in calls:
         try:
-            grant = _permit(context, call, items_per_call)
+            grant = _permit(keys, call, items_per_call)
             # Keys first: a call that cannot be served leaves nothing behind in the batch.
-            context.active_key(call.domain, KeyKind.DATA)
-            context.live_keys(call.domain, KeyKind.INDEX)
+            wanted = by_domain.get(call.domain)
+            if wanted is None:
+                data_key, index_keys = keys.active(call.domain, KeyKind.DATA), keys.live(call.domain, KeyKind.INDEX)
+                wanted = by_domain[call.domain] = _Wanted(call.domain, grant.domain, data_key, index_keys)
         except CallError as error:
-            context.refuse(call, error, domain=call.domain)
+            refused.append((call, error))
             continue
-        _parse(call, grant.domain, by_domain.setdefault(call.domain, {}))
+        _parse(call, grant.domain, wanted.numbers)
         permitted.append((call, grant))
-    for domain_name, numbers in sorted(by_domain.items()):
-        if numbers:
-            _give_tokens(context, domain_name, context.state.policy.domains[domain_name], numbers)
-    for call, grant in permitted:
+    all_wanted = [wanted for _, wanted in sorted(by_domain.items()) if wanted.numbers]
+    for wanted in all_wanted:
+        for key in wanted.index_keys:
+            index = index_maker(key.secret)
+            wanted.by_index.update({index(ssn): ssn for ssn in wanted.numbers})
+            wanted.active = wanted.active or dict(wanted.by_index)
+    return Prepared(permitted, refused, all_wanted, [_look_up(wanted) for wanted in all_wanted])
+
+
+def perform(context: Context, prepared: Prepared) -> None:
+    """Give every permitted call its tokens; refuse the others."""
+    for call, error in prepared.refused:
+        context.refuse(call, error, domain=call.domain)
+    for number, wanted in enumerate(prepared.wanted):
+        ahead = context.tx.ahead
+        found = dict(ahead[number]) if ahead else _find(context, wanted)
+        _give_tokens(context, wanted, found)
+    for call, grant in prepared.permitted:
         errors = sum(isinstance(result, ItemError) for result in call.results)
         facts = {
             "domain": call.domain,
@@ -66,9 +110,9 @@ def perform(context: Context, calls: Sequence[TokenizeCall], items_per_call: int
         context.record(call, facts, [])
 
 
-def _permit(context: Context, call: TokenizeCall, items_per_call: int) -> TokenizeGrant:
+def _permit(keys: Keys, call: TokenizeCall, items_per_call: int) -> TokenizeGrant:
     require(domain=call.domain, items=call.numbers)
-    state = context.state
+    state = keys.state
     grant = permit_tokenize(state.policy, state.freezes, call.caller, call.domain)
     if isinstance(grant, Reason):
         raise CallError(grant)
@@ -103,19 +147,21 @@ def _parse(call: TokenizeCall, domain: Domain, numbers: dict[Ssn, _Number]) -> N
         number.wanted_by.append((call, position))
 
 
-def _give_tokens(context: Context, domain_name: str, domain: Domain, numbers: dict[Ssn, _Number]) -> None:
-    tx = context.tx
-    index_keys = context.live_keys(domain_name, KeyKind.INDEX)
-    data_key = context.active_key(domain_name, KeyKind.DATA)
-    found: dict[Ssn, Token] = {}
-    found_at: dict[Ssn, bytes] = {}
-    active: dict[bytes, Ssn] = {}
-    for key in index_keys:
-        by_index = {blind_index(key.secret, ssn): ssn for ssn in numbers if ssn not in found}
-        active = active or by_index  # the first key is the active one, and was asked for every number
-        for index, token in find_tokens(tx, domain_name, key.version, list(by_index)).items():
-            found[by_index[index]] = token
-            found_at[by_index[index]] = index
+def _look_up(wanted: _Wanted) -> Statement:
+    return look_up(wanted.domain_name, [key.version for key in wanted.index_keys], list(wanted.by_index))
+
+
+def _find(context: Context, wanted: _Wanted) -> dict[bytes, Token]:
+    versions = [key.version for key in wanted.index_keys]
+    return find_tokens(context.tx, wanted.domain_name, versions, list(wanted.by_index))
+
+
+def _give_tokens(context: Context, wanted: _Wanted, stored: Mapping[bytes, Token]) -> None:
+    """`stored` has the tokens of those blind indexes that are there."""
+    tx, domain_name, numbers, data_key = context.tx, wanted.domain_name, wanted.numbers, wanted.data_key
+    active_version = wanted.index_keys[0].version
+    found = {wanted.by_index[index]: token for index, token in stored.items()}
+    found_at = {wanted.by_index[index]: index for index in stored}
     known = [ssn for ssn in found if numbers[ssn].traits is not None]
 
     def sealed(token: Token, index: bytes, number: _Number) -> bytes:
@@ -124,27 +170,27 @@ def _give_tokens(context: Context, domain_name: str, domain: Domain, numbers: di
 
     drawn: dict[bytes, Token] = {}
     new: list[NewRecord] = []
-    for index, ssn in active.items():
+    for index, ssn in wanted.active.items():
         if ssn not in found:
-            token = drawn[index] = draw_token(domain_name, domain.token_format)
+            token = drawn[index] = draw_token(domain_name, wanted.domain.token_format)
             new.append(NewRecord(index, token, sealed(token, index, numbers[ssn])))
     if new:
         inserted = insert_records(
             tx,
             domain_name,
-            index_version=index_keys[0].version,
+            index_version=active_version,
             data_version=data_key.version,
-            destroy_by=(context.today + timedelta(days=domain.retention_days)).isoformat(),
+            destroy_by=(context.today + timedelta(days=wanted.domain.retention_days)).isoformat(),
             records=new,
         )
-        found |= {active[index]: drawn[index] for index in inserted}
+        found |= {wanted.active[index]: drawn[index] for index in inserted}
         if lost := [index for index in drawn if index not in inserted]:
-            others = find_tokens(tx, domain_name, index_keys[0].version, lost)
+            others = find_tokens(tx, domain_name, [active_version], lost)
             if len(others) < len(lost):
                 raise LostRaceError
-            found |= {active[index]: token for index, token in others.items()}
-            found_at |= {active[index]: index for index in others}
-            known += [active[index] for index in lost if numbers[active[index]].traits is not None]
+            found |= {wanted.active[index]: token for index, token in others.items()}
+            found_at |= {wanted.active[index]: index for index in others}
+            known += [wanted.active[index] for index in lost if numbers[wanted.active[index]].traits is not None]
     newer = {found[ssn]: sealed(found[ssn], found_at[ssn], numbers[ssn]) for ssn in known}
     replace_payloads(tx, data_key.version, newer)
     for ssn, number in numbers.items():

@@ -8,7 +8,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,14 +32,22 @@ _CONTROL_SQLITE: Final = (
 )
 
 
+Statement = tuple[str, Mapping[str, object]]  # psycopg's parameter style
+
+
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """One open transaction: its connection, the control epoch it read, and the database's clock (ms)."""
+    """One open transaction: its connection, the control epoch it read, and the database's clock (ms).
+
+    `ahead` has the rows of the statements that were sent together with its first ones (PostgreSQL only).
+    """
 
     connection: sa.Connection
     epoch: int
     now_ms: int
     postgresql: bool
+    ahead: Sequence[list[tuple[Any, ...]]] = ()
+    _with_commit: list[Statement] = field(default_factory=list)
 
     def rows(self, statement: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Run one statement of the hot path straight through psycopg, in its own parameter style and binary form.
@@ -47,9 +55,29 @@ class Transaction:
         SQLAlchemy's way costs as much again as the driver's own. Errors are SQLAlchemy's all the same.
         """
         driver = _psycopg_connection(self.connection)
-        try:
+        with self._errors_of(driver, statement):
             cursor = driver.execute(statement, parameters, binary=True)
             return cursor.fetchall() if cursor.description else []
+
+    def with_commit(self, statement: str, parameters: Mapping[str, object]) -> None:
+        """Send a statement that gives no rows together with the commit: that saves its round trip."""
+        self._with_commit.append((statement, parameters))
+
+    def commit(self) -> None:
+        """Send what waits for the commit, and commit; for `Store.transaction`."""
+        if self._with_commit:
+            driver = _psycopg_connection(self.connection)
+            # After a statement that fails the server skips the rest up to the end of the pipeline: COMMIT as well.
+            with self._errors_of(driver, "COMMIT"), driver.pipeline():
+                for statement, parameters in self._with_commit:
+                    driver.execute(statement, parameters, binary=True)
+                driver.commit()
+
+    @contextmanager
+    def _errors_of(self, driver: psycopg.Connection[Any], statement: str) -> Iterator[None]:
+        """Makes psycopg's errors SQLAlchemy's."""
+        try:
+            yield
         except psycopg.Error as error:
             lost = driver.closed
             if lost:
@@ -67,7 +95,7 @@ class Store:
         self.postgresql = engine.dialect.name == "postgresql"
 
     @contextmanager
-    def transaction(self, *, exclusive: bool = False) -> Iterator[Transaction]:
+    def transaction(self, *, exclusive: bool = False, ahead: Sequence[Statement] = ()) -> Iterator[Transaction]:
         """The transaction of a call; commits at the end of the block.
 
         PostgreSQL: READ COMMITTED; first and alone the advisory lock, then, as a statement of its own with a
@@ -78,12 +106,15 @@ class Store:
         """
         with self.engine.begin() as connection:
             if self.postgresql:
-                row = _locked_control(connection, exclusive=exclusive)
+                controls, *answers = _first_answers(connection, exclusive, ahead)
             else:
-                row = connection.exec_driver_sql(_CONTROL_SQLITE).one_or_none()
-            if row is None:
+                controls, answers = [tuple(row) for row in connection.exec_driver_sql(_CONTROL_SQLITE)], []
+            if len(controls) != 1:
                 raise StoreError("the control row is missing: was the database tampered with?")
-            yield Transaction(connection, row[0], row[1], self.postgresql)
+            ((epoch, now_ms),) = controls
+            tx = Transaction(connection, epoch, now_ms, self.postgresql, answers)
+            yield tx
+            tx.commit()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -107,14 +138,17 @@ class NotBegunError(StoreError):
     """The connection was lost before a transaction did anything: it may be tried again."""
 
 
-def _locked_control(connection: sa.Connection, *, exclusive: bool) -> Sequence[Any] | None:
-    """Lock, then read control: statements of their own, sent together so that they cost one round trip."""
+def _first_answers(
+    connection: sa.Connection, exclusive: bool, ahead: Sequence[Statement]
+) -> list[list[tuple[Any, ...]]]:
+    """Lock, read control, look things up: statements of their own, sent together so that they cost one round trip."""
     driver = _psycopg_connection(connection)
     try:
         with driver.pipeline():
             driver.execute(_EXCLUSIVE_LOCK if exclusive else _SHARED_LOCK)
-            control = driver.execute(_CONTROL)
-        return control.fetchone()
+            cursors = [driver.execute(_CONTROL)]
+            cursors += [driver.execute(statement, parameters, binary=True) for statement, parameters in ahead]
+        return [cursor.fetchall() for cursor in cursors]
     except psycopg.errors.LockNotAvailable:
         raise StoreError("running calls held the lock for too long") from None
     except psycopg.errors.QueryCanceled:

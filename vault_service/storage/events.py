@@ -42,18 +42,18 @@ _DISCLOSURES: Final = sa.insert(disclosure)
 
 
 def append(tx: Transaction, events: Sequence[EventRow], disclosures: Sequence[DisclosureRow]) -> None:
-    """Append events and their disclosure rows."""
+    """Append events and their disclosure rows; on PostgreSQL they travel with the commit."""
     if events:
         if tx.postgresql:
             ids, bodies, hashes = map(list, zip(*events, strict=True))
-            tx.rows(_EVENTS_POSTGRESQL, {"ids": ids, "bodies": bodies, "hashes": hashes})
+            tx.with_commit(_EVENTS_POSTGRESQL, {"ids": ids, "bodies": bodies, "hashes": hashes})
         else:
             tx.connection.execute(_EVENTS, [row._asdict() for row in events])
     if disclosures:
         if tx.postgresql:
             names = ("event_ids", "positions", "domains", "tokens", "outcomes", "salts")
             columns = map(list, zip(*disclosures, strict=True))
-            tx.rows(_DISCLOSURES_POSTGRESQL, dict(zip(names, columns, strict=True)))
+            tx.with_commit(_DISCLOSURES_POSTGRESQL, dict(zip(names, columns, strict=True)))
         else:
             tx.connection.execute(_DISCLOSURES, [row._asdict() for row in disclosures])
 

@@ -40,6 +40,12 @@ _INSERT: Final = sa.text(
     " ON CONFLICT (agreement, key_version, blind_index) DO NOTHING"
 )
 
+_RECORDS_POSTGRESQL: Final = (
+    "INSERT INTO linkage_record (event_id, agreement, key_version, ciphertext)"
+    " SELECT * FROM unnest(CAST(%(event_ids)s AS text[]), CAST(%(agreements)s AS text[]),"
+    " CAST(%(versions)s AS integer[]), CAST(%(ciphertexts)s AS bytea[]))"
+)
+
 
 def find_linkage_ids(tx: Transaction, agreement: str, key_version: int, indexes: Sequence[bytes]) -> dict[bytes, str]:
     """The linkage ids of those blind indexes that have one."""
@@ -67,5 +73,11 @@ def insert_linkage_ids(tx: Transaction, agreement: str, key_version: int, new: M
 
 def insert_linkage_records(tx: Transaction, rows: Sequence[LinkageRecordRow]) -> None:
     """Keep the encrypted lists of tokens that linkage calls asked about."""
-    if rows:
+    if not rows:
+        return
+    if tx.postgresql:
+        names = ("event_ids", "agreements", "versions", "ciphertexts")
+        columns = map(list, zip(*rows, strict=True))
+        tx.with_commit(_RECORDS_POSTGRESQL, dict(zip(names, columns, strict=True)))  # behind its event
+    else:
         tx.connection.execute(sa.insert(linkage_record), [row._asdict() for row in rows])

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import sqlalchemy as sa
 
-from vault_service.storage.engine import Transaction
+from vault_service.storage.engine import Statement, Transaction
 from vault_service.storage.tables import token_record
 from vault_service.tokens import Token
 
@@ -35,12 +35,13 @@ class StoredPayload:
 
 _FIND_POSTGRESQL: Final = (
     "SELECT blind_index, token FROM token_record"
-    " WHERE domain = %(domain)s AND index_version = %(version)s AND blind_index = ANY(CAST(%(indexes)s AS bytea[]))"
+    " WHERE domain = %(domain)s AND index_version = ANY(CAST(%(versions)s AS integer[]))"
+    " AND blind_index = ANY(CAST(%(indexes)s AS bytea[]))"
 )
 _FIND: Final = (
     sa.select(token_record.c.blind_index, token_record.c.token)
     .where(token_record.c.domain == sa.bindparam("domain"))
-    .where(token_record.c.index_version == sa.bindparam("version"))
+    .where(token_record.c.index_version.in_(sa.bindparam("versions", expanding=True)))
     .where(token_record.c.blind_index.in_(sa.bindparam("indexes", expanding=True)))
 )
 # The conflict target is named: a bare ON CONFLICT would also swallow a token drawn twice.
@@ -87,14 +88,21 @@ _Value = TypeVar("_Value")
 _AT_ONCE: Final = 10_000  # values in one SQLite statement; its limit is 32,766
 
 
-def find_tokens(tx: Transaction, domain: str, index_version: int, indexes: Sequence[bytes]) -> dict[bytes, Token]:
-    """The tokens of those blind indexes that are there."""
+def look_up(domain: str, versions: Sequence[int], indexes: Sequence[bytes]) -> Statement:
+    """PostgreSQL's statement for `find_tokens`, to be sent ahead; its rows are pairs of blind index and token."""
+    return _FIND_POSTGRESQL, {"domain": domain, "versions": list(versions), "indexes": list(indexes)}
+
+
+def find_tokens(tx: Transaction, domain: str, versions: Sequence[int], indexes: Sequence[bytes]) -> dict[bytes, Token]:
+    """The tokens of those blind indexes that are there, whichever of the index `versions` they belong to.
+
+    One statement for all versions: a record that a re-index moves meanwhile is seen before or after, never missed.
+    """
     if tx.postgresql:
-        parameters = {"domain": domain, "version": index_version, "indexes": list(indexes)}
-        return dict(tx.rows(_FIND_POSTGRESQL, parameters))
+        return dict(tx.rows(*look_up(domain, versions, indexes)))
     found: dict[bytes, Token] = {}
     for part in _parts(indexes):
-        parameters = {"domain": domain, "version": index_version, "indexes": part}
+        parameters = {"domain": domain, "versions": list(versions), "indexes": part}
         found.update({row.blind_index: row.token for row in tx.connection.execute(_FIND, parameters)})
     return found
 
