@@ -24,7 +24,7 @@ from vault_service.keys.transit import TokenValue, Vault, VaultRefused
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
     with OpenBao(tmp_path_factory.mktemp("dev") / "openbao") as bao:
         vault = Vault(bao.address, TokenValue(bao.root_token))
-        prepare_vault(vault, [], [])
+        prepare_vault(vault, {})
         yield vault
         vault.close()
 

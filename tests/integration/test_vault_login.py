@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from vault_service.dev.bootstrap import login_person, prepare_vault, server_approle
+from vault_service.dev.bootstrap import KEY_ADMIN_POLICY, login_person, prepare_vault, server_approle
 from vault_service.dev.openbao import OpenBao
 from vault_service.keys.login import Token
 from vault_service.keys.transit import (
@@ -48,7 +48,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     home = tmp_path_factory.mktemp("login")
     with OpenBao(home / "openbao") as bao:
         root = Vault(bao.address, TokenValue(bao.root_token))
-        prepare_vault(root, ["records-officer", "key-admin-b"], ["key-admin-b"])
+        prepare_vault(root, {"records-officer": [], "key-admin-b": [KEY_ADMIN_POLICY]})
         files = AppRole(home / "role_id", home / "secret_id")
         for path, secret in zip((files.role_id_file, files.secret_id_file), server_approle(root), strict=True):
             path.write_text(secret)

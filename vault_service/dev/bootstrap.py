@@ -7,7 +7,7 @@ production, except that people log in with passwords nobody knows and root signs
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
@@ -20,6 +20,8 @@ AUDIENCE: Final = "ssn-vault"
 SERVER_POLICY: Final = "ssn-vault-server"
 PERSON_POLICY: Final = "ssn-vault-person"
 KEY_ADMIN_POLICY: Final = "ssn-vault-key-admin"
+DESTROY_ALLOW_POLICY: Final = "ssn-vault-key-destroy-allow"
+DESTROY_DELETE_POLICY: Final = "ssn-vault-key-destroy-delete"
 
 # Not the server's address, so that a home may come back on another port and tokens keep their issuer.
 _ISSUER_BASE: Final = "https://vault.ssn-vault.dev"
@@ -38,6 +40,8 @@ _POLICIES: Final = {
     SERVER_POLICY: "server.hcl",
     PERSON_POLICY: "person.hcl",
     KEY_ADMIN_POLICY: "key-admin.hcl",
+    DESTROY_ALLOW_POLICY: "key-destroy-allow.hcl",
+    DESTROY_DELETE_POLICY: "key-destroy-delete.hcl",
 }
 _CLIENT: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
@@ -69,14 +73,14 @@ class Certificate:
         return "Certificate(...)"
 
 
-def prepare_vault(root: Vault, people: Sequence[str], key_admins: Sequence[str]) -> VaultSetup:
+def prepare_vault(root: Vault, people: Mapping[str, Collection[str]]) -> VaultSetup:
     """Bring the Vault behind `root` into its prepared state, from whatever state an earlier run left it in.
 
-    `key_admins` are those of `people` who may also make wrapping keys. ValueError for names that cannot be
-    people's.
+    `people` are names, each with the Vault policies that this person has beside everybody's. ValueError for
+    names that cannot be people's, and for one person with both halves of destroying keys.
     """
-    if strangers := set(key_admins) - set(people):
-        raise ValueError(f"key admins who are not among the people: {len(strangers)}")
+    if any({DESTROY_ALLOW_POLICY, DESTROY_DELETE_POLICY} <= set(policies) for policies in people.values()):
+        raise ValueError("one person may not have both halves of destroying keys")
     _mount(root, "sys/mounts", _ENGINES)
     _mount(root, "sys/auth", _LOGINS)
     for policy, file in _POLICIES.items():
@@ -86,7 +90,7 @@ def prepare_vault(root: Vault, people: Sequence[str], key_admins: Sequence[str])
     _prepare_server_login(root)
     _prepare_authority(root)
     accessor = _data(root.read("sys/auth"), "sys/auth")["userpass/"]["accessor"]
-    entities = {name: _prepare_person(root, name, name in key_admins, accessor) for name in people}
+    entities = {name: _prepare_person(root, name, policies, accessor) for name, policies in people.items()}
     return VaultSetup(
         issuer=f"{_ISSUER_BASE}/v1/identity/oidc",
         audience=AUDIENCE,
@@ -219,12 +223,11 @@ def _prepare_authority(root: Vault) -> None:
     )
 
 
-def _prepare_person(root: Vault, name: str, key_admin: bool, accessor: str) -> str:
+def _prepare_person(root: Vault, name: str, policies: Collection[str], accessor: str) -> str:
     """Entity, login and signing key of one person: the entity's id."""
     _make_signing_key(root, person_key_name(name))
-    policies = [PERSON_POLICY, KEY_ADMIN_POLICY] if key_admin else [PERSON_POLICY]
     path = f"identity/entity/name/{name}"
-    root.write(path, policies=policies)
+    root.write(path, policies=[PERSON_POLICY, *policies])
     entity = str(_data(root.read(path), path)["id"])
     user = f"auth/userpass/users/{name}"
     life: dict[str, object] = {

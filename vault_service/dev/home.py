@@ -18,7 +18,16 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from vault_service.dev.bootstrap import TRUST_DOMAIN, VaultSetup, login_person, prepare_vault, server_approle
+from vault_service.dev.bootstrap import (
+    DESTROY_ALLOW_POLICY,
+    DESTROY_DELETE_POLICY,
+    KEY_ADMIN_POLICY,
+    TRUST_DOMAIN,
+    VaultSetup,
+    login_person,
+    prepare_vault,
+    server_approle,
+)
 from vault_service.dev.certificates import Certificates, write_certificates
 from vault_service.errors import ConfigurationError
 from vault_service.keys.transit import AUDIT_KEY, Vault
@@ -67,8 +76,7 @@ class Home:
     def prepare(self, root: Vault, port: int, database_url: str | None) -> Certificates:
         """Bring Vault, certificates, logins, database and config.toml into order; at every start."""
         policy = self.policy()
-        admins = [name for name, person in policy.people.items() if Role.KEY_ADMIN in person.roles]
-        setup = prepare_vault(root, list(policy.people), admins)
+        setup = prepare_vault(root, vault_policies(policy))
         certificates = write_certificates(root, self.directory / "certificates", list(policy.clients))
         for name in policy.people:
             self._write(f"people/{name}.token", login_person(root, name))
@@ -181,6 +189,20 @@ class Home:
             file.write(content)
         unfinished.replace(path)
         return path
+
+
+def vault_policies(policy: Policy) -> dict[str, list[str]]:
+    """Each person's Vault policies beside everybody's. The first key admin may allow what the others delete."""
+    admins = [name for name, person in policy.people.items() if Role.KEY_ADMIN in person.roles]
+    given: dict[str, list[str]] = {name: [] for name in policy.people}
+    for name, person in policy.people.items():
+        if name in admins:
+            given[name].append(KEY_ADMIN_POLICY)
+        if name in admins[:1]:
+            given[name].append(DESTROY_ALLOW_POLICY)
+        elif name in admins or Role.APPROVER in person.roles:
+            given[name].append(DESTROY_DELETE_POLICY)
+    return given
 
 
 def _toml(section: Mapping[str, Any]) -> list[str]:

@@ -32,6 +32,11 @@ path "transit/datakey/wrapped/ssn-vault-*" {
   capabilities = ["update"]
 }
 
+# The same wrapped key under the newest version of its wrapping key; it is not shown on the way.
+path "transit/rewrap/ssn-vault-*" {
+  capabilities = ["update"]
+}
+
 # The same key in the clear: never.
 path "transit/datakey/plaintext/*" {
   capabilities = ["deny"]
