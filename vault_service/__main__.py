@@ -2,7 +2,7 @@
 
 import typer
 
-from vault_service.cli import approvals, audit, incident, keys, policy, server
+from vault_service.cli import approvals, audit, certs, incident, keys, policy, server, vault_setup
 from vault_service.dev import command as dev
 from vault_service.dev import demo
 
@@ -20,6 +20,8 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(incident.app, name="incident")
 app.add_typer(audit.app, name="audit")
+app.add_typer(certs.app, name="certs")
+app.command("vault-setup")(vault_setup.vault_setup)
 app.add_typer(dev.app, name="dev")
 app.command()(demo.demo)
 

@@ -5,9 +5,11 @@ import gc
 import os
 import signal
 import sys
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TextIO
 
 import sqlalchemy as sa
@@ -24,11 +26,14 @@ from vault_service.batching import Batcher
 from vault_service.config import Settings, VaultSettings
 from vault_service.errors import CallError, ConfigurationError, StoreError
 from vault_service.identity.person import PersonVerifier
+from vault_service.keys.database_login import DatabaseLogin
+from vault_service.keys.encryptions import EncryptionMeter
 from vault_service.keys.keyring import Keyring
-from vault_service.keys.transit import AppRole, Login, TokenFile, Vault
+from vault_service.keys.transit import AppRole, Certificate, Jwt, Kubernetes, Login, TokenFile, Vault, VaultError
 from vault_service.operations.call import Call
 from vault_service.operations.runner import Runner
 from vault_service.orders.control import Control
+from vault_service.orders.jobs import JobRunner
 from vault_service.orders.processor import OrderProcessor
 from vault_service.orders.state import Signers
 from vault_service.process import log_as_json, refuse_dumps, run_without_preemption
@@ -51,23 +56,35 @@ class Serving:
 
 
 def vault_login(settings: VaultSettings) -> Login:
-    """The server's login at Vault; ConfigurationError unless exactly one kind is set."""
-    if settings.token_file and not (settings.role_id_file or settings.secret_id_file):
-        return TokenFile(settings.token_file)
-    if settings.role_id_file and settings.secret_id_file and not settings.token_file:
-        return AppRole(settings.role_id_file, settings.secret_id_file)
-    raise ConfigurationError("vault needs token_file, or role_id_file and secret_id_file")
+    """The server's login at Vault; ConfigurationError unless exactly one method is set."""
+    method = settings.method
+    mount = settings.auth_mount or method
+    # The types know which settings may be missing; `method` has seen that these are not.
+    match method, settings:
+        case "token", VaultSettings(token_file=Path() as file):
+            return TokenFile(file)
+        case "approle", VaultSettings(role_id_file=Path() as role_id, secret_id_file=Path() as secret_id):
+            return AppRole(role_id, secret_id, mount, settings.secret_id_wrapped)
+        case "kubernetes", VaultSettings(kubernetes_role=str() as role, kubernetes_token_file=Path() as file):
+            return Kubernetes(role, file, mount)
+        case "jwt", VaultSettings(jwt_role=str() as role, jwt_token_file=Path() as file):
+            return Jwt(role, file, mount)
+        case "cert", VaultSettings(client_cert=Path() as cert, client_key=Path() as key):
+            return Certificate(cert, key, settings.certificate_role, mount)
+    raise ConfigurationError(f"vault's login by {method} is not complete")
 
 
 def open_vault(settings: VaultSettings, login: Login) -> Vault:
-    """Vault, as configured, under `login`."""
-    return Vault(
+    """Vault, as configured, under `login`, which is renewed until the object is closed."""
+    vault = Vault(
         settings.address,
         login,
         ca_file=settings.ca_file,
         namespace=settings.namespace,
         timeout=settings.timeout,
     )
+    vault.keep_login_alive()
+    return vault
 
 
 def run_server(
@@ -104,18 +121,23 @@ def run_server(
 async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
     """A server that listens for as long as the block runs."""
     limits = settings.limits
-    store = await asyncio.to_thread(_checked_store, settings)
     vault = open_vault(settings.vault, vault_login(settings.vault))
+    database_login = DatabaseLogin(vault, settings.database.vault_role) if settings.database.vault_role else None
+    store = await asyncio.to_thread(_checked_store, settings, database_login)
     keyring = Keyring(vault.unwrap, settings.keys.lease_seconds)
     signers = Signers(frozenset(settings.policy.signers), settings.policy.signatures)
     control = Control(store, vault.public_keys, signers, keyring)
     meter = RefusalMeter(settings.audit.refusals_per_minute)
     stream = HashStream(log.fileno())
-    runner = Runner(store, control, keyring, meter, stream, limits)
+    encryptions = EncryptionMeter()
+    runner = Runner(store, control, keyring, meter, encryptions, stream, limits)
     await asyncio.to_thread(_first_state, store, control)
     keyring.start()
-    orders = OrderProcessor(store, control, stream)
+    replica = uuid.uuid4().hex
+    orders = OrderProcessor(store, control, stream, replica)
     orders.start()
+    jobs = JobRunner(store, control, keyring, encryptions, stream, replica)
+    jobs.start()
     batcher = Batcher[Call](
         runner.execute,
         threads=limits.transactions_at_once if store.postgresql else 1,
@@ -157,7 +179,9 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
         await asyncio.gather(*tasks, return_exceptions=True)
         await health.enter_graceful_shutdown()
         await server.stop(settings.server.drain_seconds)
-        await asyncio.to_thread(_close, batcher, orders, runner, keyring, vault, store, http)
+        await asyncio.to_thread(_close, batcher, jobs, orders, runner, keyring, vault, store, http)
+        if database_login is not None:
+            await asyncio.to_thread(database_login.stop)
         _log.info("stopped")
 
 
@@ -193,13 +217,18 @@ class _Health:
         return ready
 
 
-def _checked_store(settings: Settings) -> Store:
-    store = open_store(settings.database.full_url(), connections=settings.limits.transactions_at_once + 3)
+def _checked_store(settings: Settings, login: DatabaseLogin | None) -> Store:
+    connections = settings.limits.transactions_at_once + 4
+    store = open_store(settings.database.full_url(), connections=connections, credentials=login)
     try:
+        if login is not None:
+            login.start()
         check_schema(store)
         check_durability(store)
     except sa.exc.SQLAlchemyError as error:
         raise StoreError(f"the database cannot be used: {describe(error)}") from None
+    except VaultError as error:
+        raise StoreError(f"Vault gives no login for the database: {error}") from None
     return store
 
 
@@ -215,6 +244,7 @@ def _first_state(store: Store, control: Control) -> None:
 
 def _close(
     batcher: Batcher[Call],
+    jobs: JobRunner,
     orders: OrderProcessor,
     runner: Runner,
     keyring: Keyring,
@@ -223,6 +253,7 @@ def _close(
     http: HttpPort | None,
 ) -> None:
     batcher.stop()
+    jobs.stop()
     orders.stop()
     runner.tidy()
     keyring.stop()

@@ -6,11 +6,11 @@ A TOML file and `SSN_VAULT_*` variables come in (a variable wins: `SSN_VAULT_SER
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from vault_service.errors import ConfigurationError
@@ -61,6 +61,14 @@ class DatabaseSettings(_Section):
     url: str = Field(repr=False)  # SQLAlchemy URL: postgresql+psycopg://user@host/name or sqlite:////path
     password_file: Path | None = None
 
+    vault_role: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9-]{0,62}$")  # the server's: Vault makes the login
+
+    @model_validator(mode="after")
+    def _one_login(self) -> Self:
+        if self.vault_role and self.password_file:
+            raise ValueError("password_file and vault_role exclude each other: Vault makes user and password")
+        return self
+
     def full_url(self) -> sa.URL:
         """The URL with the password in it; ConfigurationError when the file cannot be read."""
         try:
@@ -75,22 +83,70 @@ class DatabaseSettings(_Section):
             raise ConfigurationError(f"database.password_file cannot be read: {type(error).__name__}") from None
 
 
-class VaultSettings(_Section):
-    """Vault's address and the server's login there: an AppRole, or a file with a token."""
+VaultMethod = Literal["token", "approle", "kubernetes", "jwt", "cert"]
+_VAULT_METHODS: Final[tuple[tuple[VaultMethod, tuple[str, ...], tuple[str, ...]], ...]] = (  # needs, and may have
+    ("token", ("token_file",), ()),
+    ("approle", ("role_id_file", "secret_id_file"), ("secret_id_wrapped",)),
+    ("kubernetes", ("kubernetes_role",), ("kubernetes_token_file",)),
+    ("jwt", ("jwt_role", "jwt_token_file"), ()),
+    ("cert", ("client_cert", "client_key"), ("certificate_role",)),
+)
 
-    address: str
-    ca_file: Path | None = None
-    namespace: str | None = None
-    timeout: Positive = 5.0  # seconds for a call with its retries
+
+class VaultSettings(_Section):
+    """Vault's address, and the server's login there: settings of exactly one of the methods below."""
+
+    address: str  # URL, https:// beyond this machine
+    ca_file: Path | None = None  # PEM bundle trusted instead of the public authorities
+    namespace: str | None = None  # that holds the engines and the login
+    timeout: Positive = 5.0  # seconds for a call with its retries; 0.4 of it for one attempt of what is tried again
+    auth_mount: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")  # else its usual one
+    # A token, read again when the last one ends.
     token_file: Path | None = None
+    # AppRole, at "approle".
     role_id_file: Path | None = None
     secret_id_file: Path | None = None
+    secret_id_wrapped: bool = False  # the file holds a wrapping token: good once, so each start needs another
+    # Kubernetes, at "kubernetes".
+    kubernetes_role: str | None = None
+    kubernetes_token_file: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")  # read at each login
+    # JWT, at "jwt".
+    jwt_role: str | None = None
+    jwt_token_file: Path | None = None  # read at each login
+    # TLS certificate, at "cert". Shown on every connection: Vault renews the login only over one that shows it.
+    client_cert: Path | None = None  # PEM chain, read at each login
+    client_key: Path | None = None  # PEM private key, read at each login
+    certificate_role: str | None = None  # else Vault tries every role
+
+    @property
+    def method(self) -> VaultMethod:
+        """The one way to log in that is set. ConfigurationError names the field that is missing or too much."""
+        given = self.model_fields_set
+        set_here = {method: [name for name in (*needs, *may) if name in given] for method, needs, may in _VAULT_METHODS}
+        chosen = [method for method, names in set_here.items() if names]
+        if not chosen:
+            ways = "; ".join(" and ".join(needs) for _, needs, _ in _VAULT_METHODS)
+            raise ConfigurationError(f"vault has no login; set one of: {ways}")
+        if len(chosen) > 1:
+            names = ", ".join(name for method in chosen for name in set_here[method])
+            raise ConfigurationError(f"vault has more than one login: {names}")
+        (method,) = chosen
+        needed = next(needs for one, needs, _ in _VAULT_METHODS if one == method)
+        missing = [name for name in needed if name not in given]
+        if missing:
+            raise ConfigurationError(f"vault.{missing[0]} is missing: {' and '.join(needed)} belong together")
+        if method == "token" and "auth_mount" in given:
+            raise ConfigurationError("vault.auth_mount says nothing beside token_file")
+        return method
 
 
 class KeySettings(_Section):
-    """How long unwrapped keys may live in memory."""
+    """How long unwrapped keys may live in memory, and how long each kind may be used (NIST SP 800-57, 5.3.6)."""
 
     lease_seconds: Positive = 300.0  # then gone, unless Vault was asked again; renewed at half of it
+    data_days: Positive = 730.0  # cryptoperiods: `keys status` says when one has passed
+    index_days: Positive = 730.0
+    wrapping_days: Positive = 365.0
 
 
 class IssuerSettings(_Section):

@@ -17,7 +17,7 @@ import pytest
 
 from vault_service.dev.bootstrap import KEY_ADMIN_POLICY, login_person, prepare_vault, server_approle
 from vault_service.dev.openbao import OpenBao
-from vault_service.keys.login import Token
+from vault_service.keys.methods import Token
 from vault_service.keys.transit import (
     AppRole,
     TokenFile,

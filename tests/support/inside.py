@@ -9,6 +9,7 @@ from vault_service.app import open_vault, vault_login
 from vault_service.audit.refusals import RefusalMeter
 from vault_service.audit.stream import HashStream
 from vault_service.config import load_settings
+from vault_service.keys.encryptions import EncryptionMeter
 from vault_service.keys.keyring import Keyring
 from vault_service.operations.runner import Runner
 from vault_service.orders.control import Control
@@ -27,7 +28,7 @@ def runner_inside(stack: Stack) -> Iterator[Runner]:
     control = Control(store, vault.public_keys, signers, keyring)
     sink = os.open(os.devnull, os.O_WRONLY)
     try:
-        yield Runner(store, control, keyring, RefusalMeter(60), HashStream(sink), settings.limits)
+        yield Runner(store, control, keyring, RefusalMeter(60), EncryptionMeter(), HashStream(sink), settings.limits)
     finally:
         os.close(sink)
         vault.close()

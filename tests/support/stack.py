@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from ssn_vault_client import Client, Profile
 from vault_service.cli.admin import Admin, Where, admin
-from vault_service.cli.keys import create_missing_keys
+from vault_service.cli.key_work import KeyWork
 from vault_service.cli.ordering import carry_out
 from vault_service.dev.bootstrap import OIDC_ROLE
 from vault_service.dev.certificates import Certificates
@@ -181,7 +181,7 @@ class Stack:
         with admin(where) as one:
             arguments = {"base": 0, "policy": self.home.policy_file.read_text()}
             carry_out(one, where, Action.APPLY_POLICY, arguments, SIGNERS[1])
-            create_missing_keys(one, where)
+            KeyWork(one, where).create_missing()
         server.wait_ready()
 
     @property

@@ -1,6 +1,6 @@
 """The one chain that every call passes, whatever its method: access, deadline, identity, errors, metrics.
 
-A handler gets a message and a `Peer`; whatever it raises ends here and becomes a status that repeats
+A handler gets a message and its `Caller`; whatever it raises ends here and becomes a status that repeats
 nothing. A method that `ACCESS` does not name fails closed.
 """
 
@@ -8,7 +8,6 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final, TypeVar
@@ -49,18 +48,10 @@ ACCESS: Final[dict[str, Access]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who is at the other end: the caller, and the serial number of its certificate."""
-
-    caller: Caller
-    certificate: str
-
-
 @lru_cache(maxsize=1024)
-def _peer_alone(client: CertifiedClient) -> Peer:
-    """A peer for whom no person's token came."""
-    return Peer(Caller(client.name), client.serial)
+def _alone(client: CertifiedClient) -> Caller:
+    """A caller for whom no person's token came."""
+    return Caller(client.name, None, client.serial)
 
 
 class Chain:
@@ -75,7 +66,7 @@ class Chain:
         self._least_seconds_left = least_seconds_left
 
     def unary(
-        self, method: str, handle: Callable[[Request, Peer], Awaitable[Response]]
+        self, method: str, handle: Callable[[Request, Caller], Awaitable[Response]]
     ) -> Callable[[Request | None, Context], Awaitable[Response]]:
         """The handler of a unary method; None stands for a message that could not be read."""
         access = ACCESS.get(method)
@@ -84,8 +75,8 @@ class Chain:
         async def handler(request: Request | None, context: Context) -> Response:
             began = time.perf_counter()
             try:
-                peer = await self._admit(access, context)
-                response = await handle(_well_formed(request), peer)
+                caller = await self._admit(access, context)
+                response = await handle(_well_formed(request), caller)
             except BaseException as error:  # noqa: BLE001 - no exception's text may reach the client
                 await self._fail(method, context, error, began)
                 raise AssertionError from None
@@ -98,7 +89,7 @@ class Chain:
     def stream(
         self,
         method: str,
-        handle: Callable[[AsyncIterator[Request], Peer], AsyncIterator[Response]],
+        handle: Callable[[AsyncIterator[Request], Caller], AsyncIterator[Response]],
     ) -> Callable[[AsyncIterator[Request | None], Context], AsyncIterator[Response]]:
         """The handler of a bidirectional method: a message is read when the one before it was answered."""
         access = ACCESS.get(method)
@@ -107,9 +98,9 @@ class Chain:
         async def handler(requests: AsyncIterator[Request | None], context: Context) -> AsyncIterator[Response]:
             began = time.perf_counter()
             try:
-                peer = await self._admit(access, context)
+                caller = await self._admit(access, context)
                 checked = (_well_formed(request) async for request in requests)
-                async for response in handle(checked, peer):
+                async for response in handle(checked, caller):
                     yield response
             except GeneratorExit:
                 raise
@@ -120,7 +111,7 @@ class Chain:
 
         return handler
 
-    async def _admit(self, access: Access | None, context: Context) -> Peer:
+    async def _admit(self, access: Access | None, context: Context) -> Caller:
         if access is None:
             raise CallError(Reason.NOT_PERMITTED)
         left = context.time_remaining()
@@ -130,8 +121,8 @@ class Chain:
         client = self._client(context)
         for key, _ in context.invocation_metadata() or ():
             if key == PERSON_KEY:
-                return Peer(Caller(client.name, await self._person(context)), client.serial)
-        return _peer_alone(client)
+                return Caller(client.name, await self._person(context), client.serial)
+        return _alone(client)
 
     def _client(self, context: Context) -> CertifiedClient:
         # Not by the peer's address: another connection can come from it later.

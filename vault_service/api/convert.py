@@ -19,13 +19,12 @@ _VIEWS: Final[dict[int, View]] = {
 }
 
 
-def tokenize_call(request: pb.TokenizeRequest, caller: Caller, certificate: str) -> TokenizeCall:
+def tokenize_call(request: pb.TokenizeRequest, caller: Caller) -> TokenizeCall:
     """The call that a message asks for."""
     items = _bounded(request.items)
     longest, at = _longest_reference([item.reference for item in items])
     return TokenizeCall(
         caller=caller,
-        certificate=certificate,
         request_id=request.request_id,
         domain=request.domain,
         numbers=[item.ssn for item in items],
@@ -51,11 +50,10 @@ def tokenize_response(request: pb.TokenizeRequest, call: TokenizeCall) -> pb.Tok
     return response
 
 
-def detokenize_call(request: pb.DetokenizeRequest, caller: Caller, certificate: str) -> DetokenizeCall:
+def detokenize_call(request: pb.DetokenizeRequest, caller: Caller) -> DetokenizeCall:
     """The call that a message asks for."""
     return DetokenizeCall(
         caller=caller,
-        certificate=certificate,
         request_id=request.request_id,
         domain=request.domain,
         tokens=list(request.tokens),
@@ -77,15 +75,12 @@ def detokenize_response(request: pb.DetokenizeRequest, call: DetokenizeCall) -> 
     return response
 
 
-def linkage_call(
-    request: pb.LinkageMatchRequest, caller: Caller, certificate: str, stream_agreement: str = ""
-) -> LinkageCall:
+def linkage_call(request: pb.LinkageMatchRequest, caller: Caller, stream_agreement: str = "") -> LinkageCall:
     """The call that a message asks for; `stream_agreement` is what the stream's first message named."""
     items = _bounded(request.items)
     longest, at = _longest_reference([item.reference for item in items])
     return LinkageCall(
         caller=caller,
-        certificate=certificate,
         request_id=request.request_id,
         agreement=request.agreement,
         tokens=[item.token for item in items],

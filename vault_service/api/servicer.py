@@ -7,8 +7,9 @@ from google.protobuf.message import DecodeError
 
 from ssnvault.v1 import ssn_vault_pb2 as pb
 from vault_service.api import convert
-from vault_service.api.chain import Chain, Peer
+from vault_service.api.chain import Chain
 from vault_service.batching import Batcher
+from vault_service.identity.caller import Caller
 from vault_service.operations.call import Call
 
 SERVICE = "ssnvault.v1.SsnVault"
@@ -20,41 +21,41 @@ class Servicer:
     def __init__(self, batcher: Batcher[Call]) -> None:
         self._batcher = batcher
 
-    async def tokenize(self, request: pb.TokenizeRequest, peer: Peer) -> pb.TokenizeResponse:
+    async def tokenize(self, request: pb.TokenizeRequest, caller: Caller) -> pb.TokenizeResponse:
         """Tokenize."""
-        call = convert.tokenize_call(request, peer.caller, peer.certificate)
+        call = convert.tokenize_call(request, caller)
         await self._batcher.run(call)
         return convert.tokenize_response(request, call)
 
     async def tokenize_stream(
-        self, requests: AsyncIterator[pb.TokenizeRequest], peer: Peer
+        self, requests: AsyncIterator[pb.TokenizeRequest], caller: Caller
     ) -> AsyncIterator[pb.TokenizeResponse]:
         """TokenizeStream: each message its own check and transaction."""
         async for request in requests:
-            yield await self.tokenize(request, peer)
+            yield await self.tokenize(request, caller)
 
-    async def detokenize(self, request: pb.DetokenizeRequest, peer: Peer) -> pb.DetokenizeResponse:
+    async def detokenize(self, request: pb.DetokenizeRequest, caller: Caller) -> pb.DetokenizeResponse:
         """Detokenize."""
-        call = convert.detokenize_call(request, peer.caller, peer.certificate)
+        call = convert.detokenize_call(request, caller)
         await self._batcher.run(call)
         return convert.detokenize_response(request, call)
 
     async def linkage_match(
-        self, request: pb.LinkageMatchRequest, peer: Peer, stream_agreement: str = ""
+        self, request: pb.LinkageMatchRequest, caller: Caller, stream_agreement: str = ""
     ) -> pb.LinkageMatchResponse:
         """LinkageMatch."""
-        call = convert.linkage_call(request, peer.caller, peer.certificate, stream_agreement)
+        call = convert.linkage_call(request, caller, stream_agreement)
         await self._batcher.run(call)
         return convert.linkage_response(request, call)
 
     async def linkage_match_stream(
-        self, requests: AsyncIterator[pb.LinkageMatchRequest], peer: Peer
+        self, requests: AsyncIterator[pb.LinkageMatchRequest], caller: Caller
     ) -> AsyncIterator[pb.LinkageMatchResponse]:
         """LinkageMatchStream: one agreement, each message its own check and transaction."""
         agreement = ""
         async for request in requests:
             agreement = agreement or request.agreement
-            yield await self.linkage_match(request, peer, agreement)
+            yield await self.linkage_match(request, caller, agreement)
 
 
 def _reader(message: type) -> Callable[[bytes], object]:

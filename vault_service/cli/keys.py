@@ -1,7 +1,9 @@
 """`ssn-vault keys`: the key hierarchy."""
 
 import time
-from typing import Annotated
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
 
 import sqlalchemy as sa
 import typer
@@ -13,20 +15,43 @@ from vault_service.cli.common import (
     Exit,
     Home,
     Json,
+    Second,
     TokenFileOption,
     Yes,
     command,
     confirm,
+    console,
     print_json,
     print_table,
     stop,
 )
-from vault_service.cli.ordering import carry_out
+from vault_service.cli.compromised import respond
+from vault_service.cli.key_work import KeyWork
 from vault_service.keys.names import KeyKind, KeyName
-from vault_service.orders.order import Action
+from vault_service.keys.wrapping import wrapping_key_exists
+from vault_service.orders.key_report import KeyLine, Periods, confirmation, key_lines
+from vault_service.orders.key_state import Stage
+from vault_service.orders.state import ControlState
+from vault_service.storage.rotation import counted_encryptions
 
 app = typer.Typer(help="The key hierarchy.", no_args_is_help=True)
-_DAY_MS = 24 * 3600 * 1000
+ROWS_PER_SECOND: Final = 5000  # of a re-encryption that nobody gave a rate
+
+
+class Rotated(StrEnum):
+    """What can be rotated."""
+
+    WRAPPING = "wrapping"
+    DATA = "data"
+    INDEX = "index"
+
+
+Domain = Annotated[str | None, typer.Option("--domain", help="A domain's keys.")]
+Agreement = Annotated[str | None, typer.Option("--agreement", help="An agreement's key.")]
+Everything = Annotated[bool, typer.Option("--all", help="Every domain and agreement.")]
+Version = Annotated[int, typer.Option("--version", help="Which version.", min=1)]
+Kind = Annotated[KeyKind, typer.Option("--kind", help="Which key.")]
+Rate = Annotated[int, typer.Option("--rate", help="Rows a second at most.", min=1)]
 
 
 @app.command()
@@ -34,76 +59,184 @@ _DAY_MS = 24 * 3600 * 1000
 def status(
     home: Home = None, config: Config = None, as_: As = None, token_file: TokenFileOption = None, json: Json = False
 ) -> None:
-    """Every key version: state, age, records that use it."""
+    """Every key version: where it stands, its age, the rows that use it; exit status 3 when something is wrong."""
     with admin(Where(home, config, as_, token_file)) as one:
-        state = one.state()
-        with one.store.reading() as connection:
-            usage = {
-                (domain, kind, version): records
-                for domain, kind, version, records in connection.execute(
-                    sa.text("SELECT domain, kind, version, records FROM key_usage")
-                )
-            }
-        missing = state.missing_keys()
-    now = time.time_ns() // 1_000_000
-    rows = [
-        {
-            "scope": version.name.scope,
-            "kind": version.name.kind.value,
-            "version": version.name.version,
-            "state": "active" if version is versions[-1] else "opens old records",
-            "age_days": (now - version.since) // _DAY_MS,
-            "records": usage.get(version.name, 0),
-            "wrapping_key": version.name.transit,
-        }
-        for _, versions in sorted(state.keys.items())
-        for version in versions
-    ]
+        lines = _lines(one)
+        missing = one.state().missing_keys()
     if json:
-        print_json({"keys": rows, "missing": [name.transit for name in missing]})
+        print_json({"keys": [line._asdict() for line in lines], "missing": [name.transit for name in missing]})
     else:
-        print_table("Keys", list(rows[0]) if rows else ["none"], [list(row.values()) for row in rows])
+        columns = ["key", "state", "days", "rows", "encryptions", "wrapped"]
+        print_table("Keys", columns, [_cells(line) for line in lines])
+        for line in lines:
+            for problem in line.problems:
+                console.print(f"! {line.scope} {line.kind} {line.version}: {problem}", markup=False, soft_wrap=True)
         for name in missing:
-            typer.echo(f"missing: {name.transit}: ssn-vault policy apply creates it")
+            console.print(f"! {name.transit} is missing: ssn-vault policy apply makes it", markup=False)
+    if missing or any(line.problems for line in lines):
+        raise typer.Exit(Exit.OVERDUE)
 
 
 @app.command()
 @command
 def rotate(
-    domain: Annotated[str, typer.Option("--domain", help="Domain whose key is rotated.")],
-    kind: Annotated[KeyKind, typer.Option("--kind", help="Which key.")],
+    kind: Annotated[Rotated, typer.Option("--kind", help="What is rotated.")],
+    domain: Domain = None,
+    agreement: Agreement = None,
+    everything: Everything = False,
     home: Home = None,
     config: Config = None,
     as_: As = None,
     token_file: TokenFileOption = None,
     yes: Yes = False,
 ) -> None:
-    """Make a new version of a data key: new records use it, old ones still open."""
-    if kind is not KeyKind.DATA:
-        stop(Exit.USAGE, "only data keys can be rotated yet")
+    """Make new versions the active ones, or wrap the present ones anew. Nothing stops meanwhile."""
     where = Where(home, config, as_, token_file)
     with admin(where) as one:
-        versions = one.state().versions(domain, kind)
-        if not versions:
-            stop(Exit.USAGE, "there is no such domain, or it has no keys")
-        name = KeyName(domain, kind, versions[-1].name.version + 1)
-        confirm(f"Make {name.transit} the active key of {domain}?", yes=yes)
-        _create(one, where, name)
+        scopes = _scopes(one.state(), domain, agreement, everything=everything, data=kind is Rotated.DATA)
+        confirm(f"Rotate the {kind} keys of {', '.join(scopes)}?", yes=yes)
+        work = KeyWork(one, where)
+        for scope in scopes:
+            if kind is Rotated.WRAPPING:
+                work.rotate_wrapping(scope)
+            else:
+                work.rotate(scope, KeyKind(kind.value))
+        if kind is not Rotated.WRAPPING:
+            console.print("old rows stay under the old version until: ssn-vault keys reencrypt", markup=False)
 
 
-def create_missing_keys(one: Admin, where: Where) -> None:
-    """Make the first version of every key that the policy needs."""
-    for name in one.state().missing_keys():
-        _create(one, where, name)
+@app.command()
+@command
+def reencrypt(
+    domain: Domain = None,
+    agreement: Agreement = None,
+    everything: Everything = False,
+    rate: Rate = ROWS_PER_SECOND,
+    home: Home = None,
+    config: Config = None,
+    as_: As = None,
+    token_file: TokenFileOption = None,
+    yes: Yes = False,
+) -> None:
+    """Move all rows to the active key versions, while calls go on. Interrupt it freely: the servers do the work."""
+    where = Where(home, config, as_, token_file)
+    with admin(where) as one:
+        scopes = _scopes(one.state(), domain, agreement, everything=everything, data=False)
+        confirm(f"Re-encrypt the rows of {', '.join(scopes)}?", yes=yes)
+        for scope in scopes:
+            KeyWork(one, where).reencrypt(scope, rate)
 
 
-def _create(one: Admin, where: Where, name: KeyName) -> None:
-    """A wrapping key in Vault, a new key wrapped under it that nobody has seen, and the order that uses it."""
-    one.vault.create_wrapping_key(name.transit)
-    arguments = {
-        "scope": name.scope,
-        "kind": name.kind.value,
-        "version": name.version,
-        "wrapped": one.vault.new_wrapped_key(name.transit),
-    }
-    carry_out(one, where, Action.CREATE_KEY, arguments, None)
+@app.command()
+@command
+def retire(
+    kind: Kind,
+    version: Version,
+    domain: Domain = None,
+    agreement: Agreement = None,
+    home: Home = None,
+    config: Config = None,
+    as_: As = None,
+    token_file: TokenFileOption = None,
+    yes: Yes = False,
+) -> None:
+    """Let the servers drop an old version; refused while a row uses it."""
+    where = Where(home, config, as_, token_file)
+    with admin(where) as one:
+        name = _name(one.state(), domain, agreement, kind, version)
+        confirm(f"Retire {confirmation(name)}?", yes=yes)
+        KeyWork(one, where).retire(name)
+
+
+@app.command()
+@command
+def destroy(
+    kind: Kind,
+    version: Version,
+    confirmed: Annotated[str, typer.Option("--confirm", help="DOMAIN/KIND/VERSION once more, so that it is meant.")],
+    domain: Domain = None,
+    agreement: Agreement = None,
+    home: Home = None,
+    config: Config = None,
+    as_: As = None,
+    token_file: TokenFileOption = None,
+    yes: Yes = False,
+    second: Second = None,
+) -> None:
+    """Delete a retired version's wrapping key: what it protected can never be opened again, in no backup either.
+
+    Two people type this; each signs, and does the half at Vault that their login allows.
+    """
+    where = Where(home, config, as_, token_file)
+    with admin(where) as one:
+        name = _name(one.state(), domain, agreement, kind, version)
+        if confirmed != confirmation(name):
+            stop(Exit.USAGE, f"--confirm must be {confirmation(name)}")
+        confirm(f"Destroy {confirmation(name)} for ever?", yes=yes)
+        KeyWork(one, where, second).destroy(name)
+
+
+@app.command()
+@command
+def compromised(
+    domain: Annotated[str, typer.Option("--domain", help="Whose keys somebody else may have.")],
+    report: Annotated[Path, typer.Option("--report", help="Where the written report goes.")] = Path("compromised.md"),
+    rate: Rate = ROWS_PER_SECOND * 10,
+    home: Home = None,
+    config: Config = None,
+    as_: As = None,
+    token_file: TokenFileOption = None,
+    yes: Yes = False,
+    second: Second = None,
+) -> None:
+    """The worst day: new keys, every row moved to them, the old keys destroyed, and a report of what was exposed."""
+    where = Where(home, config, as_, token_file)
+    with admin(where) as one:
+        _scopes(one.state(), domain, None, everything=False, data=True)
+        confirm(f"Replace and destroy every key of {domain}?", yes=yes)
+        respond(KeyWork(one, where, second), domain, rate, report)
+
+
+def _lines(one: Admin) -> list[KeyLine]:
+    state, keys = one.state(), one.settings.keys
+    with one.store.reading() as connection:
+        usage = connection.execute(sa.text("SELECT scope, kind, version, records FROM key_usage"))
+        records = {KeyName(scope, KeyKind(kind), version): count for scope, kind, version, count in usage}
+        encryptions = counted_encryptions(connection)
+    destroyed = [v.name for versions in state.keys.values() for v in versions if v.stage is Stage.DESTROYED]
+    undeleted = [name for name in destroyed if wrapping_key_exists(one.vault, name)]
+    periods = Periods(keys.data_days, keys.index_days, keys.wrapping_days)
+    return key_lines(state, records, encryptions, undeleted, periods, time.time_ns() // 1_000_000)
+
+
+def _cells(line: KeyLine) -> list[object]:
+    """Age and cryptoperiod in days; encryptions at most so many; days since the wrapping key was rotated."""
+    key = f"{line.scope}/{line.kind}/{line.version}"
+    encryptions = "" if line.encryptions is None else f"<= {line.encryptions:,}"
+    age = f"{line.age_days} of {line.cryptoperiod_days:g}"
+    return [key, line.state, age, f"{line.records:,}", encryptions, f"{line.wrapped_days} days ago"]
+
+
+def _scopes(
+    state: ControlState, domain: str | None, agreement: str | None, *, everything: bool, data: bool
+) -> list[str]:
+    """The domains and agreements that are meant, which have keys. `data`: agreements have no data keys."""
+    if sum((domain is not None, agreement is not None, everything)) != 1:
+        stop(Exit.USAGE, "name one of --domain, --agreement, --all")
+    if data and agreement is not None:
+        stop(Exit.USAGE, "an agreement has no data key, only an index key")
+    with_keys = sorted({scope for scope, _ in state.keys})
+    if everything:
+        return [scope for scope in with_keys if not (data and scope in state.first_domains)]
+    scope = domain or agreement or ""
+    if scope not in with_keys or (scope in state.first_domains) != (agreement is not None):
+        stop(Exit.USAGE, f"there is no such {'domain' if domain is not None else 'agreement'}, or it has no keys")
+    return [scope]
+
+
+def _name(state: ControlState, domain: str | None, agreement: str | None, kind: KeyKind, version: int) -> KeyName:
+    (scope,) = _scopes(state, domain, agreement, everything=False, data=kind is KeyKind.DATA)
+    name = KeyName(scope, kind, version)
+    if state.version(name) is None:
+        stop(Exit.USAGE, "there is no such key version")
+    return name

@@ -19,7 +19,7 @@ from vault_service.cli.common import (
     console,
     print_json,
 )
-from vault_service.cli.keys import create_missing_keys
+from vault_service.cli.key_work import KeyWork
 from vault_service.cli.ordering import carry_out
 from vault_service.errors import ConfigurationError
 from vault_service.orders.order import Action
@@ -86,7 +86,7 @@ def apply(
             confirm("Put this policy in force?", yes=yes)
             arguments = {"base": one.state().policy_version, "policy": text}
             carry_out(one, where, Action.APPLY_POLICY, arguments, second)
-        create_missing_keys(one, where)
+        KeyWork(one, where).create_missing()
 
 
 def _read(file: Path) -> str:

@@ -5,7 +5,6 @@ Private keys are never readable by others, not even while they are written. Who 
 decided here.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,12 +16,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import NoEncryption, load_pem_private_key, pkcs12
 
-from vault_service.dev.bootstrap import (
-    Certificate,
-    authority,
-    issue_client_certificate,
-    issue_server_certificate,
-)
+from vault_service.dev.bootstrap import authority, issue_client_certificate, issue_server_certificate
+from vault_service.keys.authority import Certificate, replace_file
 from vault_service.keys.transit import Vault
 
 
@@ -60,7 +55,7 @@ def write_certificates(root: Vault, directory: Path, clients: Sequence[str]) -> 
     ca = directory / "ca.pem"
     trusted = authority(root)
     if not ca.exists() or ca.read_text("ascii") != trusted:
-        _write(ca, trusted.encode(), 0o644)
+        replace_file(ca, trusted.encode(), 0o644)
     server = CertificateFiles(directory / "server.pem", directory / "server.key")
     _ensure(server, trusted, partial(issue_server_certificate, root), "server")
     files: dict[str, CertificateFiles] = {}
@@ -76,10 +71,10 @@ def _ensure(files: CertificateFiles, trusted: str, issue: Callable[[], Certifica
         return
     issued = issue()
     # The key first, the certificate last: whoever finds a new certificate finds its key beside it.
-    _write(files.key, issued.key.encode(), 0o600)
+    replace_file(files.key, issued.key.encode(), 0o600)
     if files.p12 is not None:
-        _write(files.p12, _pkcs12(issued, name), 0o600)
-    _write(files.cert, issued.chain.encode(), 0o644)
+        replace_file(files.p12, _pkcs12(issued, name), 0o600)
+    replace_file(files.cert, issued.chain.encode(), 0o644)
 
 
 def _is_good(files: CertificateFiles, trusted: str) -> bool:
@@ -106,12 +101,3 @@ def _pkcs12(issued: Certificate, name: str) -> bytes:
         [x509.load_pem_x509_certificate(issued.authority.encode())],
         NoEncryption(),
     )
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Put `content` at `path` whole or not at all, with `mode` from its first byte on."""
-    unfinished = path.with_name(path.name + ".partial")
-    unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
-    unfinished.replace(path)

@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from vault_service.dev.bootstrap import (
+    APPROVER_POLICY,
+    AUDITOR_POLICY,
     DESTROY_ALLOW_POLICY,
     DESTROY_DELETE_POLICY,
     KEY_ADMIN_POLICY,
@@ -202,6 +204,10 @@ def vault_policies(policy: Policy) -> dict[str, list[str]]:
             given[name].append(DESTROY_ALLOW_POLICY)
         elif name in admins or Role.APPROVER in person.roles:
             given[name].append(DESTROY_DELETE_POLICY)
+        if Role.APPROVER in person.roles:
+            given[name].append(APPROVER_POLICY)
+        if Role.AUDITOR in person.roles:
+            given[name].append(AUDITOR_POLICY)
     return given
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vault_service.app import Serving, run_server
 from vault_service.cli.admin import Where, admin
-from vault_service.cli.keys import create_missing_keys
+from vault_service.cli.key_work import KeyWork
 from vault_service.cli.ordering import carry_out
 from vault_service.config import load_settings
 from vault_service.dev.home import SIGNERS, Home
@@ -71,4 +71,4 @@ def _first_policy(home: Home) -> None:
         if one.state().policy_version == 0:
             arguments = {"base": 0, "policy": home.policy_file.read_text("utf-8")}
             carry_out(one, where, Action.APPLY_POLICY, arguments, SIGNERS[1])
-        create_missing_keys(one, where)
+        KeyWork(one, where).create_missing()

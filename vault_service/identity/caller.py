@@ -12,7 +12,11 @@ class PersonClaim:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: the client of the certificate (None: no usable name) and the person's token, if any came."""
+    """Who calls: the client of the certificate (None: no usable name) and the person's token, if any came.
+
+    `certificate` is the certificate's serial number in lower-case hex.
+    """
 
     client: str | None
     person: PersonClaim | None = None
+    certificate: str = ""

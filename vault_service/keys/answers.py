@@ -7,16 +7,21 @@ Nothing here knows how the answer travelled.
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+# How a node says that it stands by and knows of no active one; OpenBao and HashiCorp Vault give it status 500.
+_NO_ACTIVE_NODE: Final = "local node not active but active cluster node not found"
 
 
 class VaultError(Exception):
     """Vault did not do what it was asked. `transient` says whether the same call may succeed later.
 
-    The text names the call and the status, never what Vault answered: an answer can repeat what was sent.
+    `retry_after` is how many seconds Vault asks to wait; None when it does not say. The text names the call
+    and the status, never what Vault answered: an answer can repeat what was sent.
     """
 
     transient: bool = False
+    retry_after: float | None = None
 
 
 class VaultSealed(VaultError):
@@ -25,8 +30,24 @@ class VaultSealed(VaultError):
     transient = True
 
 
+class VaultStandby(VaultError):
+    """The node stands by and does not pass the call on (307; 500 while there is no active node), or is behind (412).
+
+    A redirect is never followed: it would carry the login to a host that no setting names.
+    """
+
+    transient = True
+
+
 class VaultDenied(VaultError):
     """The login is refused, or its policies do not allow the call (401, 403)."""
+
+
+class VaultWrappingRefused(VaultDenied):
+    """A response-wrapped secret id cannot be had: used already, ended, or not made by an AppRole.
+
+    Somebody else may hold the secret id. A person must look at it, and give out another.
+    """
 
 
 class VaultRefused(VaultError):
@@ -46,35 +67,55 @@ class VaultTimeout(VaultError):
 
 
 class VaultUnreachable(VaultError):
-    """No connection, or no active server behind it (500, 502, 504)."""
+    """No connection, or no server behind it that works (500, 502, 504)."""
 
     transient = True
 
 
+class VaultCircuitOpen(VaultUnreachable):
+    """Not sent: the last calls got no answer. The next one that may be sent finds out whether Vault is back."""
+
+
 class VaultBadAnswer(VaultError):
-    """An answer that does not have the shape the call promises, a redirect among them."""
+    """An answer that does not have the shape the call promises, or a status that no Vault gives."""
 
 
 class VaultNotFound(VaultError):
     """Nothing stands at the path, or no engine is mounted there (404)."""
 
 
-def refusal(status: int, what: str) -> VaultError:
-    """The error for an HTTP status other than success; `what` names the call."""
-    kind: type[VaultError] = {
-        400: VaultRefused,
-        401: VaultDenied,
-        403: VaultDenied,
-        404: VaultNotFound,
-        405: VaultRefused,
-        429: VaultRateLimited,
-        500: VaultUnreachable,
-        501: VaultSealed,
-        502: VaultUnreachable,
-        503: VaultSealed,
-        504: VaultUnreachable,
-    }.get(status, VaultBadAnswer)
-    return kind(f"{what}: status {status}")
+_KINDS: Final[Mapping[int, type[VaultError]]] = {
+    307: VaultStandby,
+    400: VaultRefused,
+    401: VaultDenied,
+    403: VaultDenied,
+    404: VaultNotFound,
+    405: VaultRefused,
+    412: VaultStandby,
+    429: VaultRateLimited,
+    500: VaultUnreachable,
+    501: VaultSealed,
+    502: VaultUnreachable,
+    503: VaultSealed,
+    504: VaultUnreachable,
+}
+
+
+def refusal(
+    status: int, what: str, answer: Mapping[str, Any] | None = None, retry_after: str | None = None
+) -> VaultError:
+    """The error for an HTTP status other than success; `what` names the call.
+
+    `answer` is the parsed body, of which nothing is kept; `retry_after` the header of that name, which counts
+    where it gives seconds (RFC 9110, section 10.2.3; a date is passed over).
+    """
+    kind = _KINDS.get(status, VaultBadAnswer)
+    if status == 500 and answer is not None and answer.get("errors") == [_NO_ACTIVE_NODE]:
+        kind = VaultStandby
+    error = kind(f"{what}: status {status}")
+    if retry_after is not None and retry_after.isascii() and retry_after.isdecimal():
+        error.retry_after = float(retry_after[:9])  # more digits are as good as for ever
+    return error
 
 
 def data_of(answer: Mapping[str, Any], path: str) -> dict[str, Any]:

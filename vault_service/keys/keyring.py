@@ -6,6 +6,7 @@ asking until Vault is back (promise 8). What Python cannot do is overwrite the b
 dropped; the threat model says so.
 """
 
+import hmac
 import logging
 import threading
 import time
@@ -69,6 +70,7 @@ class Keyring:
             for name in list(self._keys):
                 if name not in wrapped:
                     self._keys.pop(name, None)
+        # A key wrapped anew is the same key: it is asked for again when its lease says so.
         self._load(lambda key: key is None)
         with self._wake:
             self._wake.notify()
@@ -80,9 +82,13 @@ class Keyring:
             raise CallError(Reason.KEYS_UNAVAILABLE)
         return key
 
-    def check(self, name: KeyName, wrapped: str) -> None:
-        """VaultError unless `wrapped` opens under the wrapping key of `name`; nothing is kept."""
-        self._unwrap(name.transit, wrapped)
+    def check(self, name: KeyName, wrapped: str) -> bool:
+        """Whether `wrapped` is the key that is in force as `name`; True where none is. Nothing is kept.
+
+        VaultError unless it opens under the wrapping key of `name`.
+        """
+        secret = self._unwrap(name.transit, wrapped)
+        return name not in self._wrapped or hmac.compare_digest(secret, self.get(name).secret)
 
     @property
     def complete(self) -> bool:

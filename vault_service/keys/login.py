@@ -1,96 +1,39 @@
-"""Who we are to Vault: the ways to log in, and the one token that is kept alive, renewed and replaced.
+"""The one token that stands for us at Vault: kept alive, renewed and replaced.
 
 A login and a way to send one request come in; the token to send with a call goes out. One thread at a time
-logs in or renews, the others wait for it. What is done under the login is not known here.
+logs in or renews; the others go on with a token that lives, or wait. What is done under the login is not known
+here, nor how each method logs in.
 """
 
 import math
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Final
 
-from vault_service.keys.answers import (
-    VaultBadAnswer,
-    VaultDenied,
-    VaultError,
-    VaultRefused,
-    auth_of,
-    data_of,
-    seconds_of,
-)
+import structlog
 
+from vault_service.keys.answers import VaultDenied, VaultError, VaultRefused, VaultTimeout
+from vault_service.keys.circuit import jittered
+from vault_service.keys.methods import Authenticator, Login, Send, Token, token_of
 
-@dataclass(frozen=True)
-class TokenFile:
-    """A file with a token, read again whenever Vault refuses the last one (an agent may replace it)."""
-
-    path: Path
-
-
-@dataclass(frozen=True)
-class TokenValue:
-    """A token held in memory; it does not print."""
-
-    token: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class AppRole:
-    """Two files of an AppRole login, read again at every login; `mount` is where the method is mounted."""
-
-    role_id_file: Path
-    secret_id_file: Path
-    mount: str = "approle"
-
-
-Login = TokenFile | TokenValue | AppRole
-
-
-class Send(Protocol):
-    """Sends one request under `token`, until `deadline` (monotonic): the whole answer, or a VaultError."""
-
-    def __call__(
-        self, method: str, path: str, body: Mapping[str, object] | None, token: str | None, deadline: float
-    ) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token with its end and the moment to renew it (monotonic seconds), infinite for one without end."""
-
-    value: str = field(repr=False)
-    ends: float = math.inf
-    renew_at: float = math.inf
-
-    @classmethod
-    def living(cls, value: str, seconds: float) -> "Token":
-        """`seconds` to live from now, 0 for ever; renewed when a third of that is left."""
-        if seconds == 0:
-            return cls(value)
-        now = time.monotonic()
-        return cls(value, now + seconds, now + seconds * 2 / 3)
-
-    @property
-    def seconds_left(self) -> float:
-        """Seconds until it ends, 0 when it has."""
-        return max(0.0, self.ends - time.monotonic())
-
-    def renewed_no_more(self) -> "Token":
-        """The same token, used to its end."""
-        return Token(self.value, self.ends, self.ends)
+_LEAST_GAIN: Final = 1.0  # seconds; a renewal that gives less is at the end of what the login may live
+_log: Final = structlog.stdlib.get_logger("ssn_vault.vault")
 
 
 class LoginKeeper:
-    """Holds the token of one login."""
+    """Holds the token of one login, renewed at every call that comes late in its life; after `start`, in time."""
 
-    def __init__(self, login: Login, send: Send) -> None:
-        self._login = login
+    def __init__(self, login: Login, send: Send, reconnect: Callable[[], None], timeout: float) -> None:
+        """`timeout`, in seconds, is for what the thread of `start` asks; `reconnect` as `Authenticator` has it."""
+        self._authenticator = Authenticator(login, send, reconnect)
         self._send = send
+        self._timeout = timeout
         self._token: Token | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of whoever logs in or renews
+        self._wake = threading.Condition()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
 
     @property
     def seconds_left(self) -> float:
@@ -98,29 +41,40 @@ class LoginKeeper:
         token = self._token
         return token.seconds_left if token else 0.0
 
+    def start(self) -> None:
+        """Renew in time from now on, also when nobody calls. The first login is left to the first call."""
+        with self._wake:
+            if self._thread is None:
+                self._stopped = False
+                self._thread = threading.Thread(target=self._renew_in_time, name="vault-login", daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        """End what `start` began."""
+        with self._wake:
+            thread, self._thread = self._thread, None
+            self._stopped = True
+            self._wake.notify()
+        if thread is not None:
+            thread.join()
+
     def current(self, deadline: float) -> Token:
-        """The token to send, renewed in time; when renewing fails for now, one that lives is used."""
+        """The token to send, renewed in time; when renewing fails, one that lives is used. VaultError without one."""
         token = self._token
         if token is not None and time.monotonic() < token.renew_at:
             return token
-        with self._lock:
-            token = self._token or self._log_in(deadline)
-            if time.monotonic() >= token.renew_at:
-                try:
-                    token = self._renewed(token, deadline)
-                except VaultError as error:
-                    if not error.transient or token.seconds_left == 0:
-                        raise
-                    # Not at every call: each would wait for a Vault that is away.
-                    token = Token(token.value, token.ends, time.monotonic() + token.seconds_left / 3)
-            self._token = token
-            return token
+        if token is not None and token.seconds_left > 0 and self._lock.locked():
+            return token  # somebody is at it: a slow Vault keeps no call waiting that needs not wait
+        return self._up_to_date(deadline)
 
     def renew(self, deadline: float) -> None:
-        """Renew now. VaultDenied when the login is over and nothing can make a new one."""
-        with self._lock:
-            token = self._token or self._log_in(deadline)
-            self._token = self._renewed(token, deadline)
+        """Renew now; one that cannot be renewed is used on. VaultError when it is over and no new one can be had."""
+        self._acquire(deadline)
+        try:
+            token = self._token or self._authenticator.log_in(deadline)
+            self._keep(self._kept_alive(token, deadline))
+        finally:
+            self._lock.release()
 
     def replacement(self, refused: Token, deadline: float) -> Token | None:
         """Another token after Vault answered 403 to `refused`; None when none can help.
@@ -128,68 +82,85 @@ class LoginKeeper:
         A token that still lives was refused by its policies: a fresh login would be refused as well, and
         a call that is not allowed must not cost a login each time.
         """
-        with self._lock:
+        self._acquire(deadline)
+        try:
             if self._token is not None and self._token.value != refused.value:
                 return self._token  # another thread was here first
             try:
                 self._send("GET", "auth/token/lookup-self", None, refused.value, deadline)
             except VaultDenied:
-                fresh = self._log_in(deadline)
+                fresh = self._authenticator.log_in(deadline)
             else:
                 return None
-            self._token = fresh
+            self._keep(fresh)
             return fresh
+        finally:
+            self._lock.release()
+
+    def _up_to_date(self, deadline: float) -> Token:
+        self._acquire(deadline)
+        try:
+            token = self._token
+            if token is None:
+                token = self._authenticator.log_in(deadline)
+            elif time.monotonic() >= token.renew_at:
+                token = self._kept_alive(token, deadline)
+            self._keep(token)
+            return token
+        finally:
+            self._lock.release()
+
+    def _acquire(self, deadline: float) -> None:
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise VaultTimeout("the login: another thread has waited for it all the time")
+
+    def _keep(self, token: Token) -> None:
+        with self._wake:
+            self._token = token
+            self._wake.notify()
+
+    def _kept_alive(self, token: Token, deadline: float) -> Token:
+        """The token renewed, or another, or the same to be tried again later as long as it lives."""
+        try:
+            return self._renewed(token, deadline)
+        except VaultError as error:
+            left = token.seconds_left
+            if left == 0:
+                raise
+            # Not at every call: each would wait for a Vault that is away.
+            again = min(left, max(1.0, left * jittered(0.2, 0.4)))
+            _log.warning("login not renewed", error=type(error).__name__, seconds_left=round(left))
+            return Token(token.value, token.ends, time.monotonic() + again)
 
     def _renewed(self, token: Token, deadline: float) -> Token:
         if math.isinf(token.ends):
             return token
-        path = "auth/token/renew-self"
-        try:
-            renewed = token_of(self._send("POST", path, {}, token.value, deadline), path)
-        except VaultDenied:  # it has ended, or was revoked
-            return self._log_in(deadline)
-        except VaultRefused:  # a token that cannot be renewed
-            renewed = token
-        if renewed.ends - token.ends >= 1.0:
-            return renewed
-        # It cannot live longer than this.
-        return self._log_in(deadline) if isinstance(self._login, AppRole) else renewed.renewed_no_more()
+        if token.seconds_left > 0:
+            path = "auth/token/renew-self"
+            try:
+                renewed = token_of(self._send("POST", path, {}, token.value, deadline), path)
+            except (VaultDenied, VaultRefused):  # it has ended, was revoked, or cannot be renewed
+                pass
+            else:
+                if renewed.ends - token.ends >= _LEAST_GAIN:
+                    return renewed
+        return self._authenticator.log_in(deadline)  # it cannot live longer than this
 
-    def _log_in(self, deadline: float) -> Token:
-        match self._login:
-            case TokenValue(value):
-                return self._looked_up(value, deadline)
-            case TokenFile(path):
-                return self._looked_up(_secret(path), deadline)
-            case AppRole(role_id_file, secret_id_file, mount):
-                ids = {"role_id": _secret(role_id_file), "secret_id": _secret(secret_id_file)}
-                where = f"auth/{mount}/login"
-                try:
-                    return token_of(self._send("POST", where, ids, None, deadline), where)
-                except VaultRefused:  # how Vault says that one of the two is wrong or has ended
-                    pass
-                raise VaultDenied(f"{where}: the role id or the secret id is not accepted")
+    def _renew_in_time(self) -> None:
+        while True:
+            with self._wake:
+                while not self._stopped and (pause := self._pause()) > 0:
+                    self._wake.wait(None if math.isinf(pause) else min(pause, threading.TIMEOUT_MAX))
+                if self._stopped:
+                    return
+            try:
+                self._up_to_date(time.monotonic() + self._timeout)
+            except VaultError as error:  # it has ended meanwhile; the next call logs in, or says why not
+                _log.warning("login has ended", error=type(error).__name__)
 
-    def _looked_up(self, value: str, deadline: float) -> Token:
-        path = "auth/token/lookup-self"
-        data = data_of(self._send("GET", path, None, value, deadline), path)
-        return Token.living(value, seconds_of(data.get("ttl"), path))
-
-
-def token_of(answer: Mapping[str, Any], path: str) -> Token:
-    """The token that an answer to a login or a renewal at `path` carries."""
-    auth = auth_of(answer, path)
-    value = auth.get("client_token")
-    if not isinstance(value, str) or not value:
-        raise VaultBadAnswer(f"{path} gave no token")
-    return Token.living(value, seconds_of(auth.get("lease_duration"), path))
-
-
-def _secret(path: Path) -> str:
-    try:
-        secret = path.read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        secret = ""
-    if not secret:
-        raise VaultDenied(f"the login file {path} cannot be read or is empty")
-    return secret
+    def _pause(self) -> float:
+        """Seconds until there is something to renew; infinite without a login that lives."""
+        token = self._token
+        if token is None or token.seconds_left == 0:
+            return math.inf
+        return token.renew_at - time.monotonic()

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,42 +19,54 @@ from hvac.adapters import RawAdapter
 
 from vault_service.keys.answers import (
     VaultBadAnswer,
+    VaultCircuitOpen,
     VaultDenied,
     VaultError,
     VaultNotFound,
     VaultRateLimited,
     VaultRefused,
     VaultSealed,
+    VaultStandby,
     VaultTimeout,
     VaultUnreachable,
+    VaultWrappingRefused,
     bytes_of,
     data_of,
     refusal,
 )
-from vault_service.keys.login import AppRole, Login, LoginKeeper, TokenFile, TokenValue, token_of
+from vault_service.keys.circuit import Circuit, Entry, retried
+from vault_service.keys.login import LoginKeeper
+from vault_service.keys.methods import AppRole, Certificate, Jwt, Kubernetes, Login, TokenFile, TokenValue, token_of
+from vault_service.keys.wire import new_session, until
 
 __all__ = [
     "AUDIT_KEY",
     "AppRole",
+    "Certificate",
+    "Jwt",
+    "Kubernetes",
     "Login",
     "TokenFile",
     "TokenValue",
     "Vault",
     "VaultBadAnswer",
+    "VaultCircuitOpen",
     "VaultDenied",
     "VaultError",
     "VaultNotFound",
     "VaultRateLimited",
     "VaultRefused",
     "VaultSealed",
+    "VaultStandby",
     "VaultTimeout",
     "VaultUnreachable",
+    "VaultWrappingRefused",
     "person_key_name",
 ]
 
 AUDIT_KEY: Final = "ssn-vault-audit"
 
-_PAUSES: Final = (0.1, 0.3)  # seconds before the second and the third attempt of a read
+_SHARE: Final = 0.4  # of a call's time, for one attempt that may be made again: a Vault that hangs is left for another
 _DATA_KEY_BYTES: Final = 32
 _PUBLIC_KEY_BYTES: Final = 32  # RFC 8032, section 5.1.5
 _SIGNATURE_BYTES: Final = 64  # RFC 8032, section 5.1.6
@@ -72,10 +84,11 @@ def person_key_name(person: str) -> str:
 class Vault:
     """One login at one Vault; any number of threads may use it, each over a connection of its own.
 
-    `address` is a URL; `timeout`, in seconds, is for a call with its retries (it bounds connecting and each
-    wait for bytes, so an answer that drips can take longer). `ca_file` is a PEM bundle trusted instead of
-    the public ones. Nothing is sent before the first call. Every call can raise any VaultError; only those
-    that change nothing are tried again.
+    `address` is a URL; `timeout`, in seconds, is for a call with its login and its retries, however slowly
+    the answer drips; what is tried again gets two fifths of it for each attempt. `ca_file` is a PEM bundle
+    trusted instead of the public ones. Nothing is sent before the first call. Every call can raise any
+    VaultError; only those that change nothing are tried again, and after three attempts in a row without
+    an answer all fail at once until Vault answers again (`circuit`).
     """
 
     def __init__(
@@ -88,13 +101,16 @@ class Vault:
         timeout: float = 5.0,
     ) -> None:
         self.address = address.rstrip("/")
-        self._verify: bool | str = str(ca_file) if ca_file else True
+        self._ca_file = ca_file
+        self._certificate = (login.cert_file, login.key_file) if isinstance(login, Certificate) else None
         self._namespace = namespace
         self._timeout = timeout
+        self._circuit = Circuit()
         self._own = threading.local()
+        self._generation = 0  # of connections; those of an older one are made anew
         self._adapters: weakref.WeakSet[RawAdapter] = weakref.WeakSet()
         self._adapters_lock = threading.Lock()
-        self._keeper = LoginKeeper(login, self._send)
+        self._keeper = LoginKeeper(login, self._send, self._reconnect, timeout)
 
     # Keys
 
@@ -147,9 +163,14 @@ class Vault:
         return found
 
     def sign(self, name: str, message: bytes) -> tuple[int, bytes]:
-        """The Ed25519 signature of `message` under the latest version of `name`: version, 64 raw bytes."""
+        """The Ed25519 signature of `message` under the latest version of `name`: version, 64 raw bytes.
+
+        Tried again like a read: Vault keeps nothing of it, and signing twice gives the same signature
+        (RFC 8032, section 5.1.6).
+        """
         path = f"transit/sign/{name}"
-        signature = self.write(path, input=_b64(message)).get("signature")
+        answer = self._call("POST", path, {"input": _b64(message)}, again=True)
+        signature = data_of(answer, path).get("signature")
         if not isinstance(signature, str) or not _WRAPPED.fullmatch(signature):
             raise VaultBadAnswer(f"{path} gave no signature")
         _, version, raw = signature.split(":")
@@ -219,13 +240,19 @@ class Vault:
     def renew(self) -> None:
         """Make the login live on: renew the token or, where it cannot live longer, log in afresh.
 
-        Every call does so by itself once a third of the life is left; whoever is idle for longer than that
-        calls this. VaultDenied when the login is over and nothing can make a new one.
+        Every call does so by itself once somewhat more than half of the life is over; whoever is idle for
+        longer than that calls this, or `keep_login_alive` once. One that cannot be renewed is used to its
+        end; VaultDenied when it is over and nothing can make a new one.
         """
         self._keeper.renew(self._deadline())
 
+    def keep_login_alive(self) -> None:
+        """From the first call on, and until `close`, a thread renews the login in time."""
+        self._keeper.start()
+
     def close(self) -> None:
         """Close every thread's connection. The object may be used again; it then connects anew."""
+        self._keeper.stop()
         with self._adapters_lock:
             adapters, self._adapters = self._adapters, weakref.WeakSet()
             self._own = threading.local()
@@ -252,14 +279,17 @@ class Vault:
         def attempt() -> dict[str, Any]:
             token = self._keeper.current(deadline)
             try:
-                return self._send(method, path, body, token.value, deadline, query)
+                return self._send(method, path, body, token.value, deadline, query, whole=not again)
             except VaultDenied:  # nothing was done, so that any call may be sent once more
                 other = self._keeper.replacement(token, deadline)
                 if other is None:
                     raise
-            return self._send(method, path, body, other.value, deadline, query)
+            return self._send(method, path, body, other.value, deadline, query, whole=not again)
 
-        return _retried(attempt, deadline) if again else attempt()
+        if again:
+            return retried(attempt, deadline)
+        retried(lambda: self._keeper.current(deadline), deadline)
+        return attempt()
 
     def _send(
         self,
@@ -269,24 +299,40 @@ class Vault:
         token: str | None,
         deadline: float,
         query: Mapping[str, str] | None = None,
+        *,
+        whole: bool = False,
     ) -> dict[str, Any]:
-        """Send once and give the whole answer, {} for an empty one; any failure is a VaultError."""
+        """Send once and give the whole answer, {} for an empty one; any failure is a VaultError.
+
+        It waits for its share of a call's time, or with `whole` until `deadline`.
+        """
         what = f"{method} {path}"
-        left = deadline - time.monotonic()
-        if left <= 0:
+        now = time.monotonic()
+        if now >= deadline:
             raise VaultTimeout(f"{what}: no time left")
-        adapter = self._adapter()
-        adapter.token = token
+        limit = deadline if whole else min(deadline, now + self._timeout * _SHARE)
+        entry = self._circuit.enter()
+        if entry is Entry.REFUSED:
+            raise VaultCircuitOpen(f"{what}: not sent, the last calls got no answer")
         try:
-            response = adapter.request(method, f"/v1/{path}", json=body, params=query, timeout=left)
-            status, answer = response.status_code, _json(response)
-        except requests.Timeout:
-            failure: VaultError = VaultTimeout(f"{what}: no answer within {self._timeout:g} s")
-        except requests.RequestException as error:
-            failure = VaultUnreachable(f"{what}: {type(error).__name__}")
+            adapter = self._adapter()
+            adapter.token = token
+            with until(limit):
+                response = adapter.request(method, f"/v1/{path}", json=body, params=query, timeout=limit - now)
+        except OSError as error:  # the exceptions of requests are, and those of a file that cannot be read
+            self._circuit.failed(entry)
+            if isinstance(error, requests.Timeout) or time.monotonic() >= limit:
+                failure: VaultError = VaultTimeout(f"{what}: no answer within {limit - now:.2g} s")
+            else:
+                failure = VaultUnreachable(f"{what}: {type(error).__name__}")
+        except BaseException:
+            self._circuit.failed(entry)  # else nobody would ever probe again
+            raise
         else:
-            if status not in (200, 204):
-                failure = refusal(status, what)
+            self._circuit.answered()
+            answer = _json(response)
+            if response.status_code not in (200, 204):
+                failure = refusal(response.status_code, what, answer, response.headers.get("Retry-After"))
             elif answer is None:
                 failure = VaultBadAnswer(f"{what}: the answer is no JSON object")
             else:
@@ -294,38 +340,32 @@ class Vault:
         # Raised here, where no exception is being handled: the cause would carry the request along.
         raise failure
 
+    def _reconnect(self) -> None:
+        """Make every thread's next request use a new connection."""
+        with self._adapters_lock:
+            self._generation += 1
+
     def _adapter(self) -> RawAdapter:
         """This thread's connection: hvac's is not made for sharing.
 
         hvac.Client is passed by: it takes certificates and, without one, a token from the surroundings.
         """
         adapter: RawAdapter | None = getattr(self._own, "adapter", None)
+        if adapter is not None and self._own.generation != self._generation:
+            adapter.close()
+            adapter = None
         if adapter is None:
-            session = requests.Session()
-            session.trust_env = False  # else proxies, CA bundles and ~/.netrc of the surroundings are used
-            session.verify = self._verify  # the adapter takes it from here
-            adapter = RawAdapter(
-                base_uri=self.address,
-                session=session,
-                namespace=self._namespace,
-                ignore_exceptions=True,  # hvac's exceptions keep the text of the answer
-                allow_redirects=False,  # a redirect would carry the token to another host
-            )
             with self._adapters_lock:
-                self._own.adapter = adapter
+                adapter = RawAdapter(
+                    base_uri=self.address,
+                    session=new_session(self._ca_file, self._certificate),  # whom to trust is taken from here
+                    namespace=self._namespace,
+                    ignore_exceptions=True,  # hvac's exceptions keep the text of the answer
+                    allow_redirects=False,  # a redirect would carry the token to another host
+                )
+                self._own.adapter, self._own.generation = adapter, self._generation
                 self._adapters.add(adapter)
         return adapter
-
-
-def _retried(attempt: Callable[[], dict[str, Any]], deadline: float) -> dict[str, Any]:
-    for pause in _PAUSES:
-        try:
-            return attempt()
-        except VaultError as error:
-            if not error.transient or time.monotonic() + pause >= deadline:
-                raise
-        time.sleep(pause)
-    return attempt()
 
 
 def _json(response: requests.Response) -> dict[str, Any] | None:

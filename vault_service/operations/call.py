@@ -19,12 +19,11 @@ from vault_service.tokens import Token
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """What every call has. `failure` is set by the runner; `certificate` is the client's serial, hex."""
+    """What every call has. `failure` is set by the runner."""
 
     method: ClassVar[str]
     caller: Caller
     request_id: str = ""
-    certificate: str = ""
     failure: BaseException | None = None
     event_id: str = ""
 

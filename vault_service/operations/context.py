@@ -11,9 +11,9 @@ from typing import Final
 from vault_service.audit.event import INVALID, Disclosed, Facts, Recorded, new_event_id, record
 from vault_service.audit.refusals import RefusalKey, RefusalMeter
 from vault_service.errors import CallError, FieldProblem, Reason, field_invalid
-from vault_service.keys.keyring import Key, Keyring
-from vault_service.keys.names import KeyKind, KeyName
+from vault_service.keys.encryptions import EncryptionMeter
 from vault_service.operations.call import Call
+from vault_service.orders.keys import Keys
 from vault_service.orders.state import ControlState
 from vault_service.ssn import contains_ssn_shape
 from vault_service.storage.engine import Transaction
@@ -24,43 +24,13 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(slots=True)
-class Keys:
-    """The keys in force under one state, ready to use; KEYS_UNAVAILABLE for one that is not loaded."""
-
-    state: ControlState
-    keyring: Keyring
-    _live: dict[tuple[str, KeyKind], list[Key]] = field(default_factory=dict)
-
-    def active(self, scope: str, kind: KeyKind) -> Key:
-        """The key that new rows use; KEYS_UNAVAILABLE when there is none."""
-        versions = self.state.versions(scope, kind)
-        if not versions:
-            raise CallError(Reason.KEYS_UNAVAILABLE)
-        return self.keyring.get(versions[-1].name)
-
-    def of(self, name: KeyName) -> Key | None:
-        """The key of an older row; None when there is no such version."""
-        known = any(version.name == name for version in self.state.versions(name.scope, name.kind))
-        return self.keyring.get(name) if known else None
-
-    def live(self, scope: str, kind: KeyKind) -> list[Key]:
-        """Every live version, the active one first."""
-        keys = self._live.get((scope, kind))
-        if keys is None:
-            keys = [self.keyring.get(version.name) for version in reversed(self.state.versions(scope, kind))]
-            if not keys:
-                raise CallError(Reason.KEYS_UNAVAILABLE)
-            self._live[scope, kind] = keys
-        return keys
-
-
-@dataclass(slots=True)
 class Context:
     """One transaction of many calls."""
 
     tx: Transaction
     keys: Keys
     meter: RefusalMeter
+    encryptions: EncryptionMeter
     recorded: list[Recorded] = field(default_factory=list)
     linkage_records: list[LinkageRecordRow] = field(default_factory=list)
     approvals_spent: dict[str, int] = field(default_factory=dict)
@@ -80,7 +50,7 @@ class Context:
         call.event_id = call.event_id or new_event_id()
         caller = {
             "client": call.caller.client,
-            "certificate": call.certificate,
+            "certificate": call.caller.certificate,
             "request_id": call.request_id or None,
         }
         self.recorded.append(record(call.event_id, call.method.lower(), self.tx.now_ms, {**caller, **facts}, disclosed))
@@ -96,7 +66,7 @@ class Context:
         person = call.caller.person
         facts = {
             "client": client,
-            "certificate": call.certificate,
+            "certificate": call.caller.certificate,
             "person": None if person is None else person.name if person.name in policy.people else INVALID,
             "domain": (domain and (domain if domain in policy.domains else INVALID)) or None,
             "purpose": (purpose and (purpose if purpose in policy.purposes else INVALID)) or None,

@@ -10,6 +10,7 @@ Matching is by the same number (SAME). No number and no token of the other domai
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final
 
 from vault_service.audit.event import Disclosed, new_event_id
@@ -21,9 +22,11 @@ from vault_service.operations.call import LinkageCall
 from vault_service.operations.context import Context, check_reference, check_request_id, require
 from vault_service.orders.control import Control
 from vault_service.policy.decide import LinkageGrant, permit_linkage, size_reason
+from vault_service.randomness import random_bytes
 from vault_service.ssn import Ssn
 from vault_service.storage.linkages import LinkageRecordRow, find_linkage_ids, insert_linkage_ids
 from vault_service.storage.records import fetch_payloads, find_tokens
+from vault_service.storage.rotation import find_old_linkage_ids, move_linkage_ids
 from vault_service.tokens import Token, draw_body, parse_token
 
 _NOT_FOUND: Final = ItemError(ItemCode.NOT_FOUND, "no such token in this domain")
@@ -151,15 +154,20 @@ def _linkage_ids(context: Context, grant: LinkageGrant, matched: dict[Ssn, Token
     Keyed on the number held in the agreement's first-named domain, which is the same on both sides here.
     """
     name = grant.agreement_name
-    key = context.keys.active(name, KeyKind.INDEX)
-    index = index_maker(key.secret)
-    by_index = {index(ssn): ssn for ssn in matched}
-    found = find_linkage_ids(context.tx, name, key.version, list(by_index))
-    new = {at: draw_body() for at in by_index if at not in found}
+    active, *older = context.keys.live(name, KeyKind.INDEX)
+    index = index_maker(active.secret)
+    wanted = {index(ssn): ssn for ssn in matched}
+    for key in older:  # one that is found under an old version moves at once: what stays there is nobody's
+        index = index_maker(key.secret)
+        moved = {index(ssn): at for at, ssn in wanted.items()}
+        there = find_old_linkage_ids(context.tx, name, active.version, list(moved))
+        move_linkage_ids(context.tx, name, active.version, {at: moved[at] for at in there})
+    found = find_linkage_ids(context.tx, name, active.version, list(wanted))
+    new = {at: draw_body() for at in wanted if at not in found}
     if new:
-        insert_linkage_ids(context.tx, name, key.version, new)
-        found |= find_linkage_ids(context.tx, name, key.version, list(new))
-    return {ssn: found[at] for at, ssn in by_index.items()}
+        insert_linkage_ids(context.tx, name, active.version, new)
+        found |= find_linkage_ids(context.tx, name, active.version, list(new))
+    return {ssn: found[at] for at, ssn in wanted.items()}
 
 
 def _record(context: Context, one: _Asked, numbers: dict[Token, Ssn], matched: dict[Ssn, Token]) -> None:
@@ -170,8 +178,11 @@ def _record(context: Context, one: _Asked, numbers: dict[Token, Ssn], matched: d
     exact = sum(isinstance(result, str) for result in call.results)
     errors = sum(isinstance(result, ItemError) for result in call.results)
     call.event_id = new_event_id()
+    # Salted, because whoever holds the database knows all tokens and could try which list this is.
+    asked = "\n".join([random_bytes(16).hex(), *own])
     facts = {
         "agreement": call.agreement,
+        "asked_sha256": sha256(asked.encode()).hexdigest(),
         "domain": grant.own,
         "person": grant.person,
         "items": len(call.tokens),
@@ -182,5 +193,5 @@ def _record(context: Context, one: _Asked, numbers: dict[Token, Ssn], matched: d
     }
     context.record(call, facts, [Disclosed(grant.other, token, "matched") for token in theirs])
     key = context.keys.active(call.agreement, KeyKind.INDEX)
-    sealed = seal_list(key.secret, call.agreement, call.event_id, "\n".join(own))
+    sealed = seal_list(key.secret, call.agreement, call.event_id, asked)
     context.linkage_records.append(LinkageRecordRow(call.event_id, call.agreement, key.version, sealed))

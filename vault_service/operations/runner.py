@@ -19,11 +19,13 @@ from vault_service.audit.refusals import RefusalKey, RefusalMeter
 from vault_service.audit.stream import HashStream
 from vault_service.config import LimitSettings
 from vault_service.errors import CallError, Reason, StoreError
+from vault_service.keys.encryptions import EncryptionMeter
 from vault_service.keys.keyring import Keyring
 from vault_service.operations import detokenize, linkage_match, tokenize
 from vault_service.operations.call import Call, DetokenizeCall, LinkageCall, TokenizeCall
-from vault_service.operations.context import Context, Keys
+from vault_service.operations.context import Context
 from vault_service.orders.control import Control
+from vault_service.orders.keys import Keys
 from vault_service.storage.budgets import forget_old
 from vault_service.storage.engine import NotBegunError, Store, database_error_code, describe
 from vault_service.storage.events import append
@@ -60,6 +62,7 @@ class Runner:
         control: Control,
         keyring: Keyring,
         meter: RefusalMeter,
+        encryptions: EncryptionMeter,
         stream: HashStream,
         limits: LimitSettings,
     ) -> None:
@@ -67,6 +70,7 @@ class Runner:
         self._control = control
         self._keyring = keyring
         self._meter = meter
+        self._encryptions = encryptions
         self._stream = stream
         self._limits = limits
 
@@ -151,7 +155,7 @@ class Runner:
         with self._store.transaction(ahead=prepared.ahead) as tx:
             if tx.epoch != state.epoch or self._control.tampered:
                 raise _StaleError(tx.epoch, state.epoch)
-            context = Context(tx, keys, self._meter)
+            context = Context(tx, keys, self._meter, self._encryptions)
             # One order for all transactions: rows of tokens, then accounts, then linkage ids, then the record.
             tokenize.perform(context, prepared)
             if detokenizations:

@@ -18,7 +18,8 @@ from vault_service.keys.keyring import Key
 from vault_service.keys.names import KeyKind
 from vault_service.linkage.traits import encode_traits
 from vault_service.operations.call import TokenizeCall
-from vault_service.operations.context import Context, Keys, check_reference, check_request_id, require
+from vault_service.operations.context import Context, check_reference, check_request_id, require
+from vault_service.orders.keys import Keys
 from vault_service.policy.decide import TokenizeGrant, permit_tokenize, size_reason
 from vault_service.policy.model import Domain
 from vault_service.ssn import Ssn, parse_ssn
@@ -164,16 +165,18 @@ def _give_tokens(context: Context, wanted: _Wanted, stored: Mapping[bytes, Token
     found_at = {wanted.by_index[index]: index for index in stored}
     known = [ssn for ssn in found if numbers[ssn].traits is not None]
 
+    new_indexes = [index for index, ssn in wanted.active.items() if ssn not in found]
+    context.encryptions.take(tx, domain_name, data_key.version, len(new_indexes) + len(known))
+
     def sealed(token: Token, index: bytes, number: _Number) -> bytes:
         place = Place(domain_name, data_key.version, token, index)
         return seal(data_key.cipher, place, ssn=number.ssn, traits=number.traits)
 
     drawn: dict[bytes, Token] = {}
     new: list[NewRecord] = []
-    for index, ssn in wanted.active.items():
-        if ssn not in found:
-            token = drawn[index] = draw_token(domain_name, wanted.domain.token_format)
-            new.append(NewRecord(index, token, sealed(token, index, numbers[ssn])))
+    for index in new_indexes:
+        token = drawn[index] = draw_token(domain_name, wanted.domain.token_format)
+        new.append(NewRecord(index, token, sealed(token, index, numbers[wanted.active[index]])))
     if new:
         inserted = insert_records(
             tx,
@@ -190,9 +193,11 @@ def _give_tokens(context: Context, wanted: _Wanted, stored: Mapping[bytes, Token
                 raise LostRaceError
             found |= {wanted.active[index]: token for index, token in others.items()}
             found_at |= {wanted.active[index]: index for index in others}
-            known += [wanted.active[index] for index in lost if numbers[wanted.active[index]].traits is not None]
-    newer = {found[ssn]: sealed(found[ssn], found_at[ssn], numbers[ssn]) for ssn in known}
-    replace_payloads(tx, data_key.version, newer)
+            newer = [wanted.active[index] for index in lost if numbers[wanted.active[index]].traits is not None]
+            context.encryptions.take(tx, domain_name, data_key.version, len(newer))
+            known += newer
+    payloads = {found[ssn]: sealed(found[ssn], found_at[ssn], numbers[ssn]) for ssn in known}
+    replace_payloads(tx, data_key.version, payloads)
     for ssn, number in numbers.items():
         for call, position in number.wanted_by:
             call.results[position] = found[ssn]

@@ -79,13 +79,24 @@ class Control:
         return rolled_back
 
     def check_key(self, name: KeyName, wrapped: str) -> None:
-        """OrderRefusedError unless Vault opens `wrapped` under its wrapping key; CallError when Vault is away."""
+        """OrderRefusedError unless Vault opens `wrapped` and it is the key that is in force, if one is.
+
+        CallError when Vault is away.
+        """
         try:
-            self._keyring.check(name, wrapped)
+            same = self._keyring.check(name, wrapped)
         except VaultError as error:
             if error.transient:
                 raise CallError(Reason.KEYS_UNAVAILABLE) from None
             raise OrderRefusedError("Vault does not open the wrapped key") from None
+        if not same:
+            raise OrderRefusedError("that is another key under the same name: rows would no longer open")
+
+    @property
+    def loaded_epoch(self) -> int:
+        """The epoch whose keys are all in memory, 0 when some are not."""
+        epoch = self._state.epoch  # before the look: keys of a later state do not count for it
+        return epoch if self._keyring.complete else 0
 
     def saw_spent(self, approval_id: str, spent: int) -> None:
         """Remember what was committed as taken from an approval."""

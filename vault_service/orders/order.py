@@ -34,6 +34,11 @@ class Action(StrEnum):
 
     APPLY_POLICY = "policy.apply"
     CREATE_KEY = "keys.create"
+    ACTIVATE_KEY = "keys.activate"
+    REWRAP_KEY = "keys.rewrap"
+    REENCRYPT = "keys.reencrypt"
+    RETIRE_KEY = "keys.retire"
+    DESTROY_KEY = "keys.destroy"
     FREEZE = "incident.freeze"
     THAW = "incident.thaw"
     APPROVE_BULK = "approvals.bulk"

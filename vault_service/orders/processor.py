@@ -1,7 +1,8 @@
 """Carries out the orders that people put into the database: verify, put in force, record, say what became of it.
 
 Every replica looks; the exclusive transaction makes sure that each order is decided once. When it commits,
-every later transaction on every replica reads the new epoch first (promise 12).
+every later transaction on every replica reads the new epoch first (promise 12). What an order needs of Vault
+or of the rows is looked at before the lock, because it may take its time.
 """
 
 import threading
@@ -15,23 +16,31 @@ from vault_service.audit.event import new_event_id, record
 from vault_service.audit.stream import HashStream
 from vault_service.errors import CallError, MoreSignaturesNeededError, OrderRefusedError, StoreError
 from vault_service.orders.control import Control
-from vault_service.orders.order import Order, OrderId, parse_order
-from vault_service.orders.state import apply
+from vault_service.orders.order import Action, Order, OrderId, parse_order
+from vault_service.orders.reencryption import first_step
+from vault_service.orders.state import ControlState, apply, key_of
 from vault_service.storage import events as event_rows
+from vault_service.storage import jobs as job_rows
 from vault_service.storage import orders as order_rows
-from vault_service.storage.engine import Store, Transaction, describe
+from vault_service.storage import replicas as replica_rows
+from vault_service.storage import rotation
+from vault_service.storage.engine import Store, Transaction, database_now, describe
 
 _POLL_SECONDS: Final = 0.2
+_REPORT_SECONDS: Final = 2.0  # a fifth of the silence after which others no longer wait (storage.replicas)
 _log: Final = structlog.stdlib.get_logger("ssn_vault.orders")
 
 
 class OrderProcessor:
     """One thread that looks for undecided orders."""
 
-    def __init__(self, store: Store, control: Control, stream: HashStream) -> None:
+    def __init__(self, store: Store, control: Control, stream: HashStream, replica: str) -> None:
+        """`replica` names this server among others."""
         self._store = store
         self._control = control
         self._stream = stream
+        self._replica = replica
+        self._reported: tuple[int, float] = (0, 0.0)  # epoch, monotonic seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orders", daemon=True)
 
@@ -43,10 +52,16 @@ class OrderProcessor:
         """Finish the order at hand and end."""
         self._stop.set()
         self._thread.join()
+        try:
+            with self._store.transaction() as tx:
+                replica_rows.sign_off(tx, self._replica)
+        except (StoreError, sa.exc.SQLAlchemyError):
+            _log.warning("could not sign off: others wait for this server a little longer")
 
     def process_all(self) -> None:
         """Decide every order that can be decided now."""
         self._refresh()
+        self._report()
         with self._store.reading() as connection:
             rows = order_rows.read_orders(connection, order_rows.undecided(connection))
         for row in sorted(rows, key=lambda row: row.id):
@@ -85,6 +100,8 @@ class OrderProcessor:
             applied = apply(state, order, signed_by, self._control.signers, now)
             for name, wrapped in applied.wrapped_keys().items() - state.wrapped_keys().items():
                 self._control.check_key(name, wrapped)
+            if not self._fits_the_rows(order, state):
+                return
         except MoreSignaturesNeededError:
             return
         except OrderRefusedError as error:
@@ -100,9 +117,37 @@ class OrderProcessor:
                     refusal = str(error)
                 else:
                     order_rows.put_in_force(tx, order.id)
+                    if order.action is Action.REENCRYPT:
+                        step = first_step(state, order.arguments["scope"])
+                        job_rows.insert_job(tx, order.id, order.arguments["scope"], step)
             recorded = self._decide(tx, row.id, order, signed_by, "refused" if refusal else "done", refusal)
         self._stream.announce([recorded])
         self._refresh()
+        self._report()
+
+    def _fits_the_rows(self, order: Order, state: ControlState) -> bool:
+        """False when the order has to wait for other servers; OrderRefusedError when rows are in its way."""
+        with self._store.reading() as connection:
+            if order.action is Action.ACTIVATE_KEY:
+                version = state.version(key_of(order))
+                epoch = version.epoch if version else 0
+                if waiting := replica_rows.lagging(connection, epoch, database_now(connection)):
+                    _log.info("an order waits for servers to load the key", order=order.id, servers=waiting)
+                    return False
+            if order.action is Action.RETIRE_KEY:
+                name = key_of(order)
+                if rotation.rows_using(connection, name.scope, name.kind.value, name.version):
+                    raise OrderRefusedError("rows still use this version: re-encrypt first")
+        return True
+
+    def _report(self) -> None:
+        """Say that this server is there and which keys it has; at once when that changed."""
+        epoch, now = self._control.loaded_epoch, time.monotonic()
+        reported, at = self._reported
+        if epoch != reported or now - at > _REPORT_SECONDS:
+            with self._store.transaction() as tx:
+                replica_rows.report(tx, self._replica, epoch)
+            self._reported = (epoch, now)
 
     def _refresh(self) -> None:
         known = self._control.state.epoch

@@ -6,31 +6,32 @@
 database stores orders, never the state: editing it can therefore grant nothing (promise 9).
 """
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from vault_service.errors import MoreSignaturesNeededError, OrderRefusedError, PolicyInvalidError
 from vault_service.keys.names import KeyKind, KeyName
+from vault_service.orders.key_state import (
+    IN_USE,
+    LIVE,
+    KeyVersion,
+    Versions,
+    activated,
+    created,
+    destroyed,
+    retired,
+    rewrapped,
+)
 from vault_service.orders.order import CLOCK_SKEW_MS, Action, Order
 from vault_service.policy.decide import Freezes
 from vault_service.policy.file import parse_policy
 from vault_service.policy.model import Policy, Role
 
 APPROVAL_LIFE_MS: Final = 7 * 24 * 3600 * 1000  # from the moment it is in force
-_WRAPPED: Final = re.compile(r"vault:v[0-9]+:[A-Za-z0-9+/=]{20,500}")
+MOST_ROWS_PER_SECOND: Final = 1_000_000  # that a re-encryption may be asked for
 _EMPTY_POLICY: Final = Policy(version=1, domains={})
 _FREEZE_KINDS: Final = ("client", "person", "domain", "all")
-
-
-@dataclass(frozen=True, slots=True)
-class KeyVersion:
-    """One version of a key: wrapped under its own transit key; since when it is in force (ms)."""
-
-    name: KeyName
-    wrapped: str = field(repr=False)
-    since: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,15 @@ class Approval:
 
 
 @dataclass(frozen=True, slots=True)
+class Reencryption:
+    """An asked-for move of a domain's or an agreement's rows to the active versions, so many rows a second at most."""
+
+    scope: str
+    rows_per_second: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Signers:
     """Whose signatures make a policy valid, and how many are needed; from the server's configuration."""
 
@@ -73,7 +83,8 @@ class ControlState:
     policy: Policy = _EMPTY_POLICY
     policy_text: str = ""
     policy_version: int = 0
-    keys: Mapping[tuple[str, KeyKind], tuple[KeyVersion, ...]] = field(default_factory=dict)
+    keys: Versions = field(default_factory=dict)
+    reencryptions: Mapping[str, Reencryption] = field(default_factory=dict)  # by order
     freezes_by_order: Mapping[str, Freeze] = field(default_factory=dict)
     freezes: Freezes = field(default_factory=Freezes)
     approvals: Mapping[str, Approval] = field(default_factory=dict)
@@ -81,12 +92,25 @@ class ControlState:
     first_domains: Mapping[str, str] = field(default_factory=dict)  # of every agreement there ever was
 
     def versions(self, scope: str, kind: KeyKind) -> tuple[KeyVersion, ...]:
-        """The live versions of a key, oldest first; the last is the active one."""
+        """All versions there ever were, oldest first."""
         return self.keys.get((scope, kind), ())
 
+    def live(self, scope: str, kind: KeyKind) -> list[KeyVersion]:
+        """The versions that rows can be under, the active one last."""
+        return [version for version in self.versions(scope, kind) if version.stage in LIVE]
+
+    def version(self, name: KeyName) -> KeyVersion | None:
+        """One version, whatever its stage."""
+        return next((version for version in self.versions(name.scope, name.kind) if version.name == name), None)
+
     def wrapped_keys(self) -> dict[KeyName, str]:
-        """Every live key version, wrapped."""
-        return {version.name: version.wrapped for versions in self.keys.values() for version in versions}
+        """Every key version that servers hold, wrapped."""
+        return {
+            version.name: version.wrapped
+            for versions in self.keys.values()
+            for version in versions
+            if version.stage in IN_USE
+        }
 
     def missing_keys(self) -> list[KeyName]:
         """The first versions that the policy's domains and agreements still need."""
@@ -99,7 +123,7 @@ def signatures_needed(order: Order, signers: Signers) -> int:
     """How many different people must sign an order of this kind."""
     if order.action is Action.APPLY_POLICY:
         return signers.needed
-    return 2 if order.action in (Action.THAW, Action.APPROVE_BULK) else 1
+    return 2 if order.action in (Action.THAW, Action.APPROVE_BULK, Action.DESTROY_KEY) else 1
 
 
 def apply(state: ControlState, order: Order, signed_by: Collection[str], signers: Signers, now_ms: int) -> ControlState:
@@ -158,22 +182,56 @@ def _create_key(
     state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, now: int
 ) -> ControlState:
     _need(state, signed_by, Role.KEY_ADMIN)
-    scope, kind_name, version, wrapped = _arguments(order, scope=str, kind=str, version=int, wrapped=str)
-    if kind_name not in tuple(KeyKind):
-        raise OrderRefusedError("there is no such kind of key")
-    kind = KeyKind(kind_name)
+    scope, kind_name, number, wrapped = _arguments(order, scope=str, kind=str, version=int, wrapped=str)
+    name = _key_name(scope, kind_name, number)
     is_agreement = scope in state.policy.agreements
-    if scope not in state.policy.domains and not (is_agreement and kind is KeyKind.INDEX):
+    if scope not in state.policy.domains and not (is_agreement and name.kind is KeyKind.INDEX):
         raise OrderRefusedError("there is no domain or agreement of that name for such a key")
-    present = state.versions(scope, kind)
-    if version != (present[-1].name.version + 1 if present else 1):
-        raise OrderRefusedError("that is not the key's next version")
-    if present and kind is not KeyKind.DATA:
-        raise OrderRefusedError("only data keys can have a second version yet")
-    if not _WRAPPED.fullmatch(wrapped):
-        raise OrderRefusedError("that is not a wrapped key")
-    added = KeyVersion(KeyName(scope, kind, version), wrapped, now)
-    return replace(state, keys={**state.keys, (scope, kind): (*present, added)})
+    return replace(state, keys=created(state.keys, name, wrapped, state.epoch + 1, now))
+
+
+def _activate_key(
+    state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, now: int
+) -> ControlState:
+    _need(state, signed_by, Role.KEY_ADMIN)
+    return replace(state, keys=activated(state.keys, key_of(order), now))
+
+
+def _rewrap_key(
+    state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, now: int
+) -> ControlState:
+    _need(state, signed_by, Role.KEY_ADMIN)
+    scope, kind_name, number, wrapped = _arguments(order, scope=str, kind=str, version=int, wrapped=str)
+    return replace(state, keys=rewrapped(state.keys, _key_name(scope, kind_name, number), wrapped, now))
+
+
+def _retire_key(
+    state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, now: int
+) -> ControlState:
+    _need(state, signed_by, Role.KEY_ADMIN)
+    return replace(state, keys=retired(state.keys, key_of(order), now))
+
+
+def _destroy_key(
+    state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, now: int
+) -> ControlState:
+    _need(state, frozenset({order.actor}), Role.KEY_ADMIN)
+    if sum(_has(state, name, Role.KEY_ADMIN, Role.APPROVER) for name in signed_by) < 2:
+        raise MoreSignaturesNeededError("a second person with a role for this must sign")
+    return replace(state, keys=destroyed(state.keys, key_of(order), now))
+
+
+def _reencrypt(
+    state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, _now: int
+) -> ControlState:
+    _need(state, signed_by, Role.KEY_ADMIN)
+    scope, rows_per_second = _arguments(order, scope=str, rows_per_second=int)
+    if not state.versions(scope, KeyKind.INDEX):
+        raise OrderRefusedError("there is no domain or agreement of that name with keys")
+    if not 0 < rows_per_second <= MOST_ROWS_PER_SECOND:
+        raise OrderRefusedError(f"the rate must be 1 to {MOST_ROWS_PER_SECOND} rows a second")
+    asked = Reencryption(scope, rows_per_second, order.actor)
+    return replace(state, reencryptions={**state.reencryptions, order.id: asked})
 
 
 def _freeze(state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, now: int) -> ControlState:
@@ -231,11 +289,27 @@ def _deny(state: ControlState, order: Order, signed_by: frozenset[str], signers:
 _CHANGES: Final = {
     Action.APPLY_POLICY: _apply_policy,
     Action.CREATE_KEY: _create_key,
+    Action.ACTIVATE_KEY: _activate_key,
+    Action.REWRAP_KEY: _rewrap_key,
+    Action.REENCRYPT: _reencrypt,
+    Action.RETIRE_KEY: _retire_key,
+    Action.DESTROY_KEY: _destroy_key,
     Action.FREEZE: _freeze,
     Action.THAW: _thaw,
     Action.APPROVE_BULK: _approve_bulk,
     Action.DENY: _deny,
 }
+
+
+def key_of(order: Order) -> KeyName:
+    """The key version that an order names, where that is all its arguments are."""
+    return _key_name(*_arguments(order, scope=str, kind=str, version=int))
+
+
+def _key_name(scope: str, kind_name: str, number: int) -> KeyName:
+    if kind_name not in tuple(KeyKind):
+        raise OrderRefusedError("there is no such kind of key")
+    return KeyName(scope, KeyKind(kind_name), number)
 
 
 def _with_freezes(state: ControlState, by_order: Mapping[str, Freeze]) -> ControlState:

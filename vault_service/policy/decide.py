@@ -11,7 +11,7 @@ from datetime import date
 
 from vault_service.errors import Reason
 from vault_service.identity.caller import Caller
-from vault_service.policy.model import Agreement, Domain, Person, Policy, Purpose, View
+from vault_service.policy.model import Agreement, Client, Domain, Person, Policy, Purpose, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class LinkageGrant:
 
 def permit_tokenize(policy: Policy, freezes: Freezes, caller: Caller, domain_name: str) -> TokenizeGrant | Reason:
     """Whether `caller` may tokenize in `domain_name`."""
-    client = policy.clients.get(caller.client) if caller.client else None
+    client = _client(policy, caller)
     domain = policy.domains.get(domain_name)
     if caller.client is None or client is None or domain is None or domain_name not in client.tokenize:
         return Reason.NOT_PERMITTED
@@ -86,7 +86,7 @@ def permit_detokenize(
     policy: Policy, freezes: Freezes, caller: Caller, domain_name: str, purpose_name: str
 ) -> DetokenizeGrant | Reason:
     """Whether `caller` may detokenize in `domain_name` for `purpose_name`."""
-    client = policy.clients.get(caller.client) if caller.client else None
+    client = _client(policy, caller)
     domain = policy.domains.get(domain_name)
     purpose = policy.purposes.get(purpose_name)
     if (
@@ -113,7 +113,7 @@ def permit_linkage(
     own = agreement.side_of(caller.client) if agreement and caller.client else None
     if (
         caller.client is None
-        or caller.client not in policy.clients
+        or _client(policy, caller) is None
         or agreement is None
         or own is None
         or today < agreement.start
@@ -143,6 +143,13 @@ def size_reason(items: int, *, at_most: int, at_least: int = 1) -> Reason | None
     if items < at_least:
         return Reason.BATCH_TOO_SMALL
     return None
+
+
+def _client(policy: Policy, caller: Caller) -> Client | None:
+    """The client that calls; None for one that the policy does not know, or a certificate that it denies."""
+    if caller.client is None or caller.certificate in policy.denied_certificates:
+        return None
+    return policy.clients.get(caller.client)
 
 
 def _person(policy: Policy, caller: Caller, *, required: bool) -> str | Reason | None:

@@ -51,26 +51,25 @@ def parse_policy(text: str) -> Policy:
         raise _invalid(root, found) from None
     if wrong := list(mistakes(policy)):
         raise _invalid(root, wrong)
-    if found_at := _line_with_number(
-        text, root, {n for domain in policy.domains.values() for n in domain.refuse_numbers}
-    ):
+    allowed = {n for domain in policy.domains.values() for n in domain.refuse_numbers} | policy.denied_certificates
+    if found_at := _line_with_number(text, root, allowed):
         raise PolicyInvalidError(f"line {found_at}: holds what looks like a Social Security number")
     return policy
 
 
-def _line_with_number(text: str, root: Any, refused: Collection[str]) -> int | None:
-    """The first line, comments included, or the value that begins there, with a number; `refuse_numbers` may hold some.
+def _line_with_number(text: str, root: Any, allowed: Collection[str]) -> int | None:
+    """The first line, comments included, or the value that begins there, with a number that is not `allowed`.
 
     What a policy says stands in the database, in the record and on screens.
     """
     for number, line in enumerate(text.splitlines(), 1):
-        if contains_ssn_shape(_without(line, refused)):
+        if contains_ssn_shape(_without(line, allowed)):
             return number
     nodes = [root]
     while nodes:
         node = nodes.pop()
         if isinstance(node, yaml.ScalarNode):
-            if contains_ssn_shape(_without(node.value, refused)):
+            if contains_ssn_shape(_without(node.value, allowed)):
                 return int(node.start_mark.line) + 1
         else:
             pairs = node.value if isinstance(node, yaml.MappingNode) else [node.value]
@@ -78,8 +77,9 @@ def _line_with_number(text: str, root: Any, refused: Collection[str]) -> int | N
     return None
 
 
-def _without(text: str, refused: Collection[str]) -> str:
-    return re.sub(r"[0-9]{9}", lambda found: "" if found.group() in refused else found.group(), text)
+def _without(text: str, allowed: Collection[str]) -> str:
+    """`text` without the nine-digit numbers and the serial numbers, sixteen hex digits or more, that are allowed."""
+    return re.sub(r"[0-9a-f]{16,}|[0-9]{9}", lambda found: "" if found.group() in allowed else found.group(), text)
 
 
 def _invalid(root: Any, found: list[tuple[Path, str]]) -> PolicyInvalidError:

@@ -92,6 +92,11 @@ class Agreement(BaseModel):
         return next(iter(self.parties))
 
 
+# A certificate's serial number (RFC 5280, section 4.1.2.2: at most 20 octets), lower-case hex. Shorter ones than 8
+# octets, which no public or Vault authority makes, could be taken for people's numbers.
+SerialNumber = Annotated[str, Field(pattern=r"^[1-9a-f][0-9a-f]{15,39}$")]
+
+
 class Client(BaseModel):
     """One workload, named by its certificate."""
 
@@ -121,3 +126,4 @@ class Policy(BaseModel):
     agreements: dict[Name, Agreement] = {}
     clients: dict[Name, Client] = {}
     people: dict[Name, Person] = {}
+    denied_certificates: frozenset[SerialNumber] = frozenset()  # of clients, whoever they name

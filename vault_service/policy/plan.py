@@ -29,7 +29,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for name, part in value.items():
             yield from _leaves(part, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list) and path.rsplit(".", 1)[-1] in ("refuse_numbers", "roles"):
+    elif isinstance(value, list) and path.rsplit(".", 1)[-1] in ("refuse_numbers", "roles", "denied_certificates"):
         yield path, sorted(value)  # sets: their order says nothing
     else:
         yield path, value

@@ -6,7 +6,7 @@ table but `control`.
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,13 +26,16 @@ _READ_ONLY: Final = "ssn_vault_read_only"  # execution option of connections tha
 
 _SHARED_LOCK: Final = f"SELECT pg_advisory_xact_lock_shared({_LOCK_KEY})"
 _EXCLUSIVE_LOCK: Final = f"SELECT pg_advisory_xact_lock({_LOCK_KEY})"
-_CONTROL: Final = "SELECT epoch, CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) FROM control WHERE id = 1"
-_CONTROL_SQLITE: Final = (
-    "SELECT epoch, CAST((julianday('now') - 2440587.5) * 86400000 AS integer) FROM control WHERE id = 1"
-)
+_NOW: Final = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
+_NOW_SQLITE: Final = "CAST((julianday('now') - 2440587.5) * 86400000 AS integer)"
+_CLOCK: Final = f"SELECT {_NOW}"
+_CLOCK_SQLITE: Final = f"SELECT {_NOW_SQLITE}"
+_CONTROL: Final = f"SELECT epoch, {_NOW} FROM control WHERE id = 1"  # noqa: S608 - constants of this file
+_CONTROL_SQLITE: Final = f"SELECT epoch, {_NOW_SQLITE} FROM control WHERE id = 1"  # noqa: S608 - same
 
 
 Statement = tuple[str, Mapping[str, object]]  # psycopg's parameter style
+Credentials = Callable[[str | None], tuple[str, str]]  # the user that was refused, or None -> user, password
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Transaction:
     now_ms: int
     postgresql: bool
     ahead: Sequence[list[tuple[Any, ...]]] = ()
+    after_commit: list[Callable[[], None]] = field(default_factory=list)  # run when, and only when, it has committed
     _with_commit: list[Statement] = field(default_factory=list)
 
     def rows(self, statement: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
@@ -115,6 +119,8 @@ class Store:
             tx = Transaction(connection, epoch, now_ms, self.postgresql, answers)
             yield tx
             tx.commit()
+        for follow in tx.after_commit:
+            follow()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -160,13 +166,20 @@ def _first_answers(
         raise StoreError(f"control cannot be read ({type(error).__name__})") from None
 
 
-def open_store(url: sa.URL, *, connections: int = 4) -> Store:
-    """The store behind `url`. StoreError for another kind of database or a remote one without verified TLS."""
+def open_store(url: sa.URL, *, connections: int = 4, credentials: Credentials | None = None) -> Store:
+    """The store behind `url`. StoreError for another kind of database or a remote one without verified TLS.
+
+    With `credentials` (PostgreSQL) each connection logs in as they say when it is made, and is replaced, before
+    it is used again, once they say another user.
+    """
     backend = url.get_backend_name()
     if backend == "sqlite":
         return Store(_sqlite(url))
     if backend == "postgresql":
-        return Store(_postgresql(url, connections))
+        engine = _postgresql(url, connections)
+        if credentials is not None:
+            _log_in_as(engine, credentials)
+        return Store(engine)
     raise StoreError(f"the database must be sqlite or postgresql, not {backend}")
 
 
@@ -183,6 +196,12 @@ def check_durability(store: Store) -> None:
             synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
             if (journal, synchronous) != ("wal", 2):
                 raise StoreError("the SQLite database is not in WAL mode with synchronous=FULL")
+
+
+def database_now(connection: sa.Connection) -> int:
+    """The database's clock (ms since 1970)."""
+    postgresql = connection.dialect.name == "postgresql"
+    return int(connection.exec_driver_sql(_CLOCK if postgresql else _CLOCK_SQLITE).scalar_one())
 
 
 def database_error_code(error: sa.exc.DBAPIError) -> str | None:
@@ -255,3 +274,28 @@ def _postgresql(url: sa.URL, connections: int) -> sa.Engine:
         connection.adapters.register_dumper(list, ListBinaryDumper)  # a third of the text form's time
 
     return engine
+
+
+def _log_in_as(engine: sa.Engine, credentials: Credentials) -> None:
+    """Make every connection log in with `credentials`, and none outlive its user."""
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _connect(
+        dialect: sa.Dialect, record: sa.pool.ConnectionPoolEntry, arguments: list[Any], options: dict[str, Any]
+    ) -> Any:
+        user, password = credentials(None)
+        try:
+            connection = dialect.connect(*arguments, **{**options, "user": user, "password": password})
+        except psycopg.OperationalError as error:
+            # The database is there and asked for the password: this user, or this password, is no more.
+            if error.pgconn is None or not error.pgconn.used_password:
+                raise
+            user, password = credentials(user)
+            connection = dialect.connect(*arguments, **{**options, "user": user, "password": password})
+        record.info["user"] = user
+        return connection
+
+    @sa.event.listens_for(engine, "checkout")
+    def _check(_connection: Any, record: sa.pool.ConnectionPoolEntry, _proxy: Any) -> None:
+        if record.info.get("user") != credentials(None)[0]:
+            raise sa.exc.DisconnectionError("the login was replaced")  # the pool connects anew

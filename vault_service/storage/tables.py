@@ -65,6 +65,41 @@ token_record: Final = sa.Table(
     sa.Column("ciphertext", sa.LargeBinary, nullable=False),  # nonce, AES-256-GCM of the payload, tag
     sa.Column("destroy_by", sa.Text, nullable=False),
     sa.UniqueConstraint("domain", "index_version", "blind_index", name="one_token_per_number"),
+    sa.Index("token_record_by_data_version", "domain", "data_version"),
+)
+
+# Servers that run, and the epoch whose keys each has loaded: a new key version waits for them.
+replica: Final = sa.Table(
+    "replica",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("seen_at", sa.BigInteger, nullable=False),
+)
+# Long work that an order asked for. One server at a time holds a job; where it stands is committed with each batch.
+job: Final = sa.Table(
+    "job",
+    metadata,
+    sa.Column("order_id", sa.Text, sa.ForeignKey("admin_order.id"), primary_key=True),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=False),  # rows to move when it began
+    sa.Column("moved", sa.BigInteger, nullable=False),
+    sa.Column("failed", sa.BigInteger, nullable=False),  # rows that did not open
+    sa.Column("step", sa.Text, nullable=False),  # which table is walked
+    sa.Column("version", sa.Integer, nullable=False),  # of the index that is walked
+    sa.Column("position", sa.LargeBinary, nullable=False),  # the walk is behind this key
+    sa.Column("holder", sa.Text, nullable=False),  # a replica; empty for none
+    sa.Column("held_until", sa.BigInteger, nullable=False),
+    sa.Column("started_at", sa.BigInteger, nullable=False),
+    sa.Column("finished_at", sa.BigInteger),
+)
+# Encryptions under each data key, counted ahead in blocks: never less than there were.
+encryption_count: Final = sa.Table(
+    "encryption_count",
+    metadata,
+    sa.Column("domain", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("reserved", sa.BigInteger, nullable=False),
 )
 
 # The disclosure record. Append-only. `hash` is SHA-256 of `body`, which is canonical JSON.
@@ -124,7 +159,8 @@ linkage_id: Final = sa.Table(
     sa.Column("blind_index", sa.LargeBinary, primary_key=True),
     sa.Column("linkage_id", sa.Text, nullable=False, unique=True),
 )
-# The tokens that a linkage call asked about, readable under the agreement's key only. Append-only.
+# The tokens that a linkage call asked about, readable under the agreement's key only. A rotation of that key seals
+# them anew; nothing is ever deleted.
 linkage_record: Final = sa.Table(
     "linkage_record",
     metadata,
@@ -132,6 +168,7 @@ linkage_record: Final = sa.Table(
     sa.Column("agreement", sa.Text, nullable=False),
     sa.Column("key_version", sa.Integer, nullable=False),
     sa.Column("ciphertext", sa.LargeBinary, nullable=False),
+    sa.Index("linkage_record_by_version", "agreement", "key_version"),
 )
 
 APPEND_ONLY: Final = (
@@ -141,5 +178,4 @@ APPEND_ONLY: Final = (
     "order_outcome",
     "event",
     "disclosure",
-    "linkage_record",
 )

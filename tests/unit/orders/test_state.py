@@ -21,6 +21,7 @@ from tests.unit.samples import (
     with_policy,
 )
 from vault_service.errors import OrderRefusedError
+from vault_service.orders.key_state import Stage
 from vault_service.orders.order import CLOCK_SKEW_MS, LIFE_MS, Action, new_order
 from vault_service.orders.state import ControlState, apply, signatures_needed
 from vault_service.policy.decide import Freezes
@@ -84,13 +85,18 @@ def test_the_grave_ones_need_two() -> None:
         Action.APPLY_POLICY: 2,
         Action.THAW: 2,
         Action.APPROVE_BULK: 2,
+        Action.DESTROY_KEY: 2,
         Action.CREATE_KEY: 1,
+        Action.ACTIVATE_KEY: 1,
+        Action.REWRAP_KEY: 1,
+        Action.REENCRYPT: 1,
+        Action.RETIRE_KEY: 1,
         Action.FREEZE: 1,
         Action.DENY: 1,
     }
 
 
-@pytest.mark.parametrize("action", [Action.APPLY_POLICY, Action.THAW, Action.APPROVE_BULK])
+@pytest.mark.parametrize("action", [Action.APPLY_POLICY, Action.THAW, Action.APPROVE_BULK, Action.DESTROY_KEY])
 def test_one_person_who_signs_twice_is_one(action: Action) -> None:
     with pytest.raises(OrderRefusedError, match="second person"):
         ordered(sample_state(), action, {}, ["signer-a", "signer-a"])
@@ -147,18 +153,21 @@ DAY = 24 * 3600 * 1000
 # One person alone
 
 _PEOPLE = st.sampled_from(["signer-a", "key-admin-a", "records-officer", "tax-clerk", "auditor", "nobody"])
+_ANY_KEY = {
+    "scope": st.sampled_from(["k12", "highered", "college-outcomes"]),
+    "kind": st.sampled_from(["data", "index"]),
+    "version": st.integers(1, 2),
+}
 _ANY_ARGUMENTS: dict[Action, st.SearchStrategy[dict[str, Any]]] = {
     Action.APPLY_POLICY: st.fixed_dictionaries(
         {"base": st.integers(0, 3), "policy": st.just(sample_text().replace("per_call: 10 ", "per_call: 999 "))}
     ),
-    Action.CREATE_KEY: st.fixed_dictionaries(
-        {
-            "scope": st.sampled_from(["k12", "highered", "college-outcomes"]),
-            "kind": st.sampled_from(["data", "index"]),
-            "version": st.integers(1, 2),
-            "wrapped": st.just(WRAPPED),
-        }
-    ),
+    Action.CREATE_KEY: st.fixed_dictionaries({**_ANY_KEY, "wrapped": st.just(WRAPPED)}),
+    Action.REWRAP_KEY: st.fixed_dictionaries({**_ANY_KEY, "wrapped": st.just(WRAPPED)}),
+    Action.ACTIVATE_KEY: st.fixed_dictionaries(_ANY_KEY),
+    Action.RETIRE_KEY: st.fixed_dictionaries(_ANY_KEY),
+    Action.DESTROY_KEY: st.fixed_dictionaries(_ANY_KEY),
+    Action.REENCRYPT: st.fixed_dictionaries({"scope": _ANY_KEY["scope"], "rows_per_second": st.integers(0, 9)}),
     Action.FREEZE: st.fixed_dictionaries(
         {
             "kind": st.sampled_from(["client", "person", "domain", "all"]),
@@ -184,7 +193,7 @@ _STEPS = st.sampled_from(list(Action)).flatmap(
 
 @settings(max_examples=150)
 @given(_PEOPLE, st.lists(_STEPS, max_size=12), st.integers(1, 3))
-def test_no_orders_of_one_person_change_the_policy_or_approve_or_thaw(
+def test_no_orders_of_one_person_change_the_policy_or_approve_or_thaw_or_destroy(
     person: str, steps: list[tuple[Action, dict[str, Any], int]], times_signed: int
 ) -> None:
     start = sample_state()
@@ -200,6 +209,7 @@ def test_no_orders_of_one_person_change_the_policy_or_approve_or_thaw(
     assert state.policy is start.policy
     assert (state.policy_text, state.policy_version) == (start.policy_text, start.policy_version)
     assert not state.approvals
+    assert not any(v.stage is Stage.DESTROYED for versions in state.keys.values() for v in versions)
 
 
 @given(st.sets(st.sampled_from(["signer-a", "signer-b", "signer-c", "key-admin-a", "auditor"]), min_size=1))

@@ -117,12 +117,6 @@ def test_a_key_admin_puts_a_key_in_force() -> None:
     assert WRAPPED not in repr(state)
 
 
-def test_the_last_version_is_the_active_one() -> None:
-    state = with_key(with_key(sample_state(), "k12"), "k12", version=2)
-    assert [version.name.version for version in state.versions("k12", KeyKind.DATA)] == [1, 2]
-    assert len(state.wrapped_keys()) == 2
-
-
 def test_missing_keys_are_those_the_policy_needs() -> None:
     state = sample_state()
     assert not ControlState().missing_keys()
@@ -161,13 +155,6 @@ def test_a_version_is_put_in_force_once() -> None:
     state = with_key(sample_state(), "k12")
     with pytest.raises(OrderRefusedError, match="next version"):
         with_key(state, "k12")
-
-
-@pytest.mark.parametrize("scope", ["k12", "college-outcomes"])
-def test_an_index_key_has_one_version(scope: str) -> None:
-    state = with_key(sample_state(), scope, "index")
-    with pytest.raises(OrderRefusedError, match="only data keys"):
-        with_key(state, scope, "index", 2)
 
 
 @pytest.mark.parametrize(

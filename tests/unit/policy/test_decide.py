@@ -284,3 +284,20 @@ def test_a_purpose_gives_its_view_and_less(asked: View, purpose: str, fits: bool
 )
 def test_sizes(items: int, at_most: int, at_least: int, reason: Reason | None) -> None:
     assert size_reason(items, at_most=at_most, at_least=at_least) is reason
+
+
+# Denied certificates
+
+SERIAL = "3f0a11c2d3e4f5a6b7c8d9eaf1b2c3d4e5f60718"
+
+
+@pytest.mark.parametrize("serial", [SERIAL, "", SERIAL[1:], SERIAL.upper()])
+def test_a_certificate_is_denied_by_exactly_its_serial_number(serial: str) -> None:
+    denying = POLICY.model_copy(update={"denied_certificates": frozenset({SERIAL})})
+    sis, job = Caller("sis", certificate=serial), Caller("linkage-job", certificate=serial)
+    found = [
+        permit_tokenize(denying, NONE, sis, "k12"),
+        permit_detokenize(denying, NONE, sis, "k12", "transcript-verification"),
+        permit_linkage(denying, NONE, job, STUDY, TODAY),
+    ]
+    assert [one is Reason.NOT_PERMITTED for one in found] == [serial == SERIAL] * 3

@@ -268,3 +268,16 @@ def test_the_sample_has_no_mistakes() -> None:
 def test_arbitrary_text_is_a_policy_or_a_mistake(text: str) -> None:
     with pytest.raises(PolicyInvalidError):
         parse_policy(text)
+
+
+def test_certificates_are_denied_by_serial_number() -> None:
+    serial = "7" * 16 + "1234567890ab"
+    policy = parse_policy(sample_text() + f'denied_certificates: ["{serial}"]\n')
+    assert policy.denied_certificates == {serial}
+
+
+@pytest.mark.parametrize("serial", ["900123456", "7F" * 10, "0" * 20, "7" * 41, "7f:" * 10, "7" * 15])
+def test_what_is_no_serial_number_is_refused_without_being_repeated(serial: str) -> None:
+    (mistake,) = _mistakes(sample_text() + f'denied_certificates: ["{serial}"]\n')
+    assert "denied_certificates" in mistake
+    assert serial not in mistake

@@ -1,10 +1,10 @@
 # What a key administrator may do beside a person's own rights: make wrapping keys, and new keys in wrapped form.
 # Nothing here shows a key or opens a wrapped one.
 
-# Make, look at and rotate wrapping keys. The pattern also covers NAME/config, NAME/import and NAME/trim; the list of
-# parameters shuts those: each needs one that is not listed. (Vault prefers the longer pattern before the first
-# wildcard, so that a deny on "transit/keys/+/import" would not win.)
-path "transit/keys/ssn-vault-*" {
+# Make, look at and rotate wrapping keys. "+" is one whole part of a path, so that nothing below a key's name is reached
+# but what is named here: not config, import, trim or soft-delete, nor what a later Vault adds. "+" reaches every key of
+# the engine: setup refuses an engine that holds other people's keys.
+path "transit/keys/+" {
   capabilities = ["create", "update", "read"]
   allowed_parameters = {
     "type"                   = ["aes256-gcm96"] # nothing else wraps
@@ -12,6 +12,9 @@ path "transit/keys/ssn-vault-*" {
     "exportable"             = [false]          # it never leaves Vault
     "allow_plaintext_backup" = [false]          # nor inside a backup
   }
+}
+path "transit/keys/+/rotate" {
+  capabilities = ["update"]
 }
 
 # People's signing keys are made when a person is entered: an admin who could replace one could sign as that person.

@@ -1,0 +1,1 @@
+../../vault_service/keys/policies/approver.hcl

@@ -1,0 +1,177 @@
+"""Rows under older key versions: finding them in the order of an index, and putting moved ones in place.
+
+Ciphertexts and blind indexes come in and go out; nothing here can open one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import sqlalchemy as sa
+
+from vault_service.storage.engine import Transaction
+from vault_service.storage.tables import encryption_count, linkage_id, linkage_record, token_record
+from vault_service.tokens import Token
+
+
+class OldRecord(NamedTuple):
+    """A token record as it stands."""
+
+    token: Token
+    blind_index: bytes
+    data_version: int
+    ciphertext: bytes
+
+
+class MovedRecord(NamedTuple):
+    """The same record under newer keys."""
+
+    token: Token
+    blind_index: bytes
+    ciphertext: bytes
+
+
+_WALK_POSTGRESQL: Final = (
+    "SELECT token, blind_index, data_version, ciphertext FROM token_record"
+    " WHERE domain = %(domain)s AND index_version = %(version)s AND blind_index > %(after)s"
+    " ORDER BY blind_index LIMIT %(limit)s"
+)
+_MOVE_POSTGRESQL: Final = (
+    "UPDATE token_record SET index_version = %(index_version)s, data_version = %(data_version)s,"
+    " blind_index = new.blind_index, ciphertext = new.ciphertext"
+    " FROM unnest(CAST(%(tokens)s AS text[]), CAST(%(indexes)s AS bytea[]), CAST(%(ciphertexts)s AS bytea[]))"
+    " AS new (token, blind_index, ciphertext) WHERE token_record.token = new.token"
+)
+_MOVE: Final = sa.text(
+    "UPDATE token_record SET index_version = :index_version, data_version = :data_version,"
+    " blind_index = :blind_index, ciphertext = :ciphertext WHERE token = :token"
+)
+
+
+def walk_records(
+    tx: Transaction, domain: str, index_version: int, after: bytes, limit: int, *, lock: bool
+) -> list[OldRecord]:
+    """The next `limit` records of one index version, in the order of their blind indexes.
+
+    `lock` keeps others from changing them until the transaction ends, locked in the order in which calls lock.
+    """
+    if tx.postgresql:
+        statement = _WALK_POSTGRESQL + (" FOR UPDATE" if lock else "")
+        parameters = {"domain": domain, "version": index_version, "after": after, "limit": limit}
+        return [OldRecord(*row) for row in tx.rows(statement, parameters)]
+    record = token_record.c
+    query = (
+        sa.select(record.token, record.blind_index, record.data_version, record.ciphertext)
+        .where(record.domain == domain, record.index_version == index_version, record.blind_index > after)
+        .order_by(record.blind_index)
+        .limit(limit)
+    )
+    return [OldRecord(*row) for row in tx.connection.execute(query)]
+
+
+def move_records(tx: Transaction, index_version: int, data_version: int, moved: Sequence[MovedRecord]) -> None:
+    """Put records under these versions. They were walked and locked in this transaction."""
+    if not moved:
+        return
+    versions = {"index_version": index_version, "data_version": data_version}
+    if tx.postgresql:
+        tokens, indexes, ciphertexts = map(list, zip(*moved, strict=True))
+        tx.rows(_MOVE_POSTGRESQL, {**versions, "tokens": tokens, "indexes": indexes, "ciphertexts": ciphertexts})
+    else:
+        tx.connection.execute(_MOVE, [{**versions, **record._asdict()} for record in moved])
+
+
+def move_linkage_ids(tx: Transaction, agreement: str, version: int, moved: Mapping[bytes, bytes]) -> int:
+    """Put linkage ids under another index: `moved` has the new one of each old one, which are all different."""
+    if not moved:
+        return 0
+    table = linkage_id.c
+    statement = (
+        sa.update(linkage_id)
+        .where(table.agreement == agreement, table.key_version < version, table.blind_index == sa.bindparam("old"))
+        .values(key_version=version, blind_index=sa.bindparam("new"))
+    )
+    rows = [{"old": old, "new": new} for old, new in sorted(moved.items())]
+    return sum(tx.connection.execute(statement, row).rowcount for row in rows)
+
+
+def find_old_linkage_ids(tx: Transaction, agreement: str, version: int, indexes: Sequence[bytes]) -> list[bytes]:
+    """Those of `indexes` that have a linkage id under a version older than `version`."""
+    table = linkage_id.c
+    query = sa.select(table.blind_index).where(table.agreement == agreement, table.key_version < version)
+    return list(tx.connection.execute(query.where(table.blind_index.in_(list(indexes)))).scalars())
+
+
+def drop_old_linkage_ids(tx: Transaction, agreement: str, version: int) -> int:
+    """Delete the linkage ids that are left under older versions; how many there were."""
+    table = linkage_id.c
+    left = sa.delete(linkage_id).where(table.agreement == agreement, table.key_version < version)
+    return tx.connection.execute(left).rowcount
+
+
+def walk_linkage_records(
+    tx: Transaction, agreement: str, version: int, after: str, limit: int
+) -> list[tuple[str, int, bytes]]:
+    """The next sealed lists under older versions: event id, key version, ciphertext."""
+    table = linkage_record.c
+    query = (
+        sa.select(table.event_id, table.key_version, table.ciphertext)
+        .where(table.agreement == agreement, table.key_version < version, table.event_id > after)
+        .order_by(table.event_id)
+        .limit(limit)
+    )
+    return [(row.event_id, row.key_version, row.ciphertext) for row in tx.connection.execute(query)]
+
+
+def move_linkage_records(tx: Transaction, version: int, sealed: Mapping[str, bytes]) -> None:
+    """Put lists sealed anew in place, by event."""
+    if sealed:
+        statement = (
+            sa.update(linkage_record)
+            .where(linkage_record.c.event_id == sa.bindparam("event"))
+            .values(key_version=version, ciphertext=sa.bindparam("sealed"))
+        )
+        rows = [{"event": event, "sealed": ciphertext} for event, ciphertext in sealed.items()]
+        tx.connection.execute(statement, rows)
+
+
+def rows_using(connection: sa.Connection, scope: str, kind: str, version: int) -> bool:
+    """Whether any row is under this key version. No new one can be, once the version is no longer active."""
+    record, ids, lists = token_record.c, linkage_id.c, linkage_record.c
+    column = record.data_version if kind == "data" else record.index_version
+    found = [sa.exists().where(record.domain == scope, column == version)]
+    if kind == "index":
+        found.append(sa.exists().where(ids.agreement == scope, ids.key_version == version))
+        found.append(sa.exists().where(lists.agreement == scope, lists.key_version == version))
+    return bool(connection.execute(sa.select(sa.or_(*found))).scalar_one())
+
+
+def rows_behind(connection: sa.Connection, scope: str, data_version: int, index_version: int) -> int:
+    """How many rows of a domain or an agreement are under other versions than these."""
+    record, ids, lists = token_record.c, linkage_id.c, linkage_record.c
+    behind = sa.or_(record.data_version != data_version, record.index_version != index_version)
+    counts = [
+        sa.select(sa.func.count()).where(record.domain == scope, behind).scalar_subquery(),
+        sa.select(sa.func.count()).where(ids.agreement == scope, ids.key_version != index_version).scalar_subquery(),
+        sa.select(sa.func.count())
+        .where(lists.agreement == scope, lists.key_version != index_version)
+        .scalar_subquery(),
+    ]
+    return sum(connection.execute(sa.select(*counts)).one())
+
+
+_RESERVE: Final = sa.text(
+    "INSERT INTO encryption_count (domain, version, reserved) VALUES (:domain, :version, :count)"
+    " ON CONFLICT (domain, version) DO UPDATE SET reserved = encryption_count.reserved + excluded.reserved"
+    " RETURNING reserved"
+)
+
+
+def reserve_encryptions(tx: Transaction, domain: str, version: int, count: int) -> int:
+    """Count `count` encryptions under a data key ahead; how many were counted in all."""
+    parameters = {"domain": domain, "version": version, "count": count}
+    return int(tx.connection.execute(_RESERVE, parameters).scalar_one())
+
+
+def counted_encryptions(connection: sa.Connection) -> dict[tuple[str, int], int]:
+    """Encryptions counted under each domain's data key versions."""
+    return {(row.domain, row.version): row.reserved for row in connection.execute(sa.select(encryption_count))}
