@@ -185,7 +185,8 @@ def test_mistakes_in_the_question_are_usage(stack: Stack, tmp_path: Path) -> Non
         ["policy", "apply", str(policy), "--yes"],
         ["policy", "plan", str(missing)],
         ["keys", "rotate", "--domain", "nowhere", "--kind", "data", "--yes"],
-        ["keys", "rotate", "--domain", "k12", "--kind", "index", "--yes"],
+        ["keys", "rotate", "--agreement", "college-outcomes", "--kind", "data", "--yes"],
+        ["keys", "rotate", "--domain", "k12", "--all", "--kind", "index", "--yes"],
         ["keys", "rotate", "--domain", "k12", "--kind", "other", "--yes"],
         ["incident", "freeze", "--reason", "a test", "--yes"],
         ["incident", "freeze", "--reason", "a test", "--client", "sis", "--all", "--yes"],
@@ -359,7 +360,7 @@ def test_after_a_rotation_new_rows_use_the_new_key_and_old_ones_open(stack: Stac
     (new,) = tokens_of(stack, "935-01-0006")
     after = records()
     assert after[newest + 1] == ("active", 1)
-    assert after[newest] == ("opens old records", before[newest][1])
+    assert after[newest] == ("old", before[newest][1])
     assert tokens_of(stack, "935-01-0005") == [old]
     with stack.client("sis") as sis:
         answer = sis.detokenize("k12", [old, new], purpose="transcript-verification", justification=JUSTIFICATION)

@@ -41,6 +41,7 @@ GRANT SELECT, INSERT, UPDATE ON job, encryption_count TO ssn_vault_server;
 GRANT UPDATE (key_version, ciphertext) ON linkage_record TO ssn_vault_server;
 GRANT UPDATE (key_version, blind_index) ON linkage_id TO ssn_vault_server;
 GRANT DELETE ON linkage_id TO ssn_vault_server;
+GRANT SELECT ON key_usage TO ssn_vault_server;
 GRANT SELECT ON replica, job, encryption_count, key_usage TO ssn_vault_admin
 """
 # One condition a trigger: `a OR rowid = ..` made SQLite read the whole table for each row.
