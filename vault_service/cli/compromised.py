@@ -15,7 +15,7 @@ from vault_service.cli.key_work import KeyWork
 from vault_service.keys.names import KeyKind, KeyName
 from vault_service.orders.key_report import confirmation
 from vault_service.orders.key_state import KeyVersion, Stage
-from vault_service.storage.jobs import JobRow
+from vault_service.storage.jobs import JobRow, finished_since
 
 _KINDS: Final = (KeyKind.DATA, KeyKind.INDEX)
 _BEGUN: Final = "This report is not finished: type the same command again."
@@ -32,7 +32,7 @@ def respond(work: KeyWork, domain: str, rows_per_second: int, report: Path) -> N
     for kind in _KINDS:
         if work.one.state().live(domain, kind)[-1].name in exposed:
             work.rotate(domain, kind)
-    job = work.reencrypt(domain, rows_per_second)
+    work.reencrypt(domain, rows_per_second)
     for name in exposed:
         found = work.one.state().version(name)
         if found is not None and found.stage is Stage.OLD:
@@ -40,8 +40,11 @@ def respond(work: KeyWork, domain: str, rows_per_second: int, report: Path) -> N
         work.destroy(name)
     state = work.one.state()
     versions = [version for name in exposed if (version := state.version(name)) is not None]
+    begun = min(state.live(domain, kind)[-1].since for kind in _KINDS)
+    with work.one.store.reading() as connection:
+        jobs = finished_since(connection, domain, begun)  # more than one after an interruption
     agreements = [name for name, one in state.policy.agreements.items() if domain in one.parties]
-    report.write_text(_text(domain, versions, job, sorted(agreements)), encoding="utf-8")
+    report.write_text(_text(domain, versions, jobs, sorted(agreements)), encoding="utf-8")
     console.print(f"the report is in {report}", markup=False)
 
 
@@ -61,7 +64,7 @@ def _exposed(work: KeyWork, domain: str, report: Path) -> list[KeyName]:
     return [version.name for version in versions]
 
 
-def _text(domain: str, exposed: list[KeyVersion], job: JobRow, agreements: list[str]) -> str:
+def _text(domain: str, exposed: list[KeyVersion], jobs: list[JobRow], agreements: list[str]) -> str:
     lines = [
         f"# Keys of {domain}: compromised and replaced",
         "",
@@ -77,8 +80,9 @@ def _text(domain: str, exposed: list[KeyVersion], job: JobRow, agreements: list[
         "|---|---|---|---|",
         *(_row(version) for version in exposed),
         "",
-        f"Rows that were moved to new keys: {job.moved:,} (from {_time(job.started_at)} to {_time(job.finished_at)}).",
-        f"Rows that did not open and were not moved: {job.failed:,}.",
+        f"Rows that were moved to new keys: {sum(job.moved for job in jobs):,} "
+        f"(from {_time(jobs[0].started_at)} to {_time(jobs[-1].finished_at)}).",
+        f"Rows that did not open and were not moved: {jobs[-1].failed:,}.",
         "",
         "## What holds now",
         "",
@@ -89,7 +93,7 @@ def _text(domain: str, exposed: list[KeyVersion], job: JobRow, agreements: list[
         "",
         "## What is left to do",
         "",
-        f"- Whom to notify: every token of {domain} that had a row before {_time(job.started_at)}.",
+        f"- Whom to notify: every token of {domain} that had a row before {_time(jobs[0].started_at)}.",
         f"- Who was given a number meanwhile: ssn-vault audit disclosures, and incident report for {domain}.",
         *(f"- Agreement {name} has a key of its own: rotate it too if it was exposed." for name in agreements),
         "- Vault's snapshots hold the deleted wrapping keys until they expire: delete them.",

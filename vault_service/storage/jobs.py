@@ -48,6 +48,12 @@ def unfinished(connection: sa.Connection) -> list[JobRow]:
     return [JobRow(*row) for row in connection.execute(query)]
 
 
+def finished_since(connection: sa.Connection, scope: str, since: int) -> list[JobRow]:
+    """The jobs of a domain or an agreement that began at `since` (ms) or later and are done, oldest first."""
+    query = sa.select(job).where(job.c.scope == scope, job.c.started_at >= since, job.c.finished_at.is_not(None))
+    return [JobRow(*row) for row in connection.execute(query.order_by(job.c.started_at))]
+
+
 def claim(tx: Transaction, row: JobRow, holder: str) -> bool:
     """Take a job, or keep it; False when another server has it."""
     free = sa.or_(job.c.holder == holder, job.c.held_until < tx.now_ms)
