@@ -61,7 +61,9 @@ class DatabaseSettings(_Section):
     url: str = Field(repr=False)  # SQLAlchemy URL: postgresql+psycopg://user@host/name or sqlite:////path
     password_file: Path | None = None
 
-    vault_role: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9-]{0,62}$")  # the server's: Vault makes the login
+    vault_role: str | None = Field(
+        default=None, pattern=r"^[a-z][a-z0-9-]{0,62}$"
+    )  # the server's: Vault makes the login
 
     @model_validator(mode="after")
     def _one_login(self) -> Self:

@@ -19,7 +19,9 @@ from vault_service.cli.common import (
     print_table,
 )
 from vault_service.config import load_settings
-from vault_service.storage.engine import open_store
+from vault_service.storage.engine import database_now, open_store
+from vault_service.storage.jobs import unfinished
+from vault_service.storage.replicas import running
 from vault_service.storage.schema import migrate as migrate_schema
 
 database_app = typer.Typer(help="The database's schema.", no_args_is_help=True)
@@ -48,9 +50,12 @@ def migrate(home: Home = None, config: Config = None) -> None:
 def status(
     home: Home = None, config: Config = None, as_: As = None, token_file: TokenFileOption = None, json: Json = False
 ) -> None:
-    """What is in force: policy, keys, freezes, approvals."""
+    """What is in force: policy, keys, freezes, approvals; which servers run, and what they work on."""
     with admin(Where(home, config, as_, token_file)) as one:
         state = one.state()
+        with one.store.reading() as connection:
+            servers = running(connection, database_now(connection))
+            jobs = [f"{job.scope}: {job.moved:,} of {job.total:,} rows moved" for job in unfinished(connection)]
     freezes: list[dict[str, Any]] = [
         {"id": order_id, "kind": f.kind, "name": f.name, "reason": f.reason, "by": f.by}
         for order_id, f in state.freezes_by_order.items()
@@ -64,6 +69,8 @@ def status(
         "missing_keys": [name.transit for name in state.missing_keys()],
         "freezes": freezes,
         "approvals": len(state.approvals),
+        "servers": len(servers),
+        "jobs": jobs,
     }
     if json:
         print_json(summary)

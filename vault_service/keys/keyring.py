@@ -90,11 +90,15 @@ class Keyring:
         secret = self._unwrap(name.transit, wrapped)
         return name not in self._wrapped or hmac.compare_digest(secret, self.get(name).secret)
 
+    def holds(self, name: KeyName) -> bool:
+        """Whether this key can be used now."""
+        key = self._keys.get(name)
+        return key is not None and time.monotonic() < key.ends
+
     @property
     def complete(self) -> bool:
         """Whether every key in force can be used now."""
-        now = time.monotonic()
-        return all((key := self._keys.get(name)) is not None and now < key.ends for name in self._wrapped)
+        return all(map(self.holds, self._wrapped))
 
     def _keep_alive(self) -> None:
         while not self._stopped:

@@ -14,6 +14,7 @@ from vault_service.errors import CallError, OrderRefusedError, Reason, TamperedE
 from vault_service.keys.keyring import Keyring
 from vault_service.keys.names import KeyName
 from vault_service.keys.transit import VaultError, VaultNotFound, person_key_name
+from vault_service.orders.key_state import Stage
 from vault_service.orders.order import Order, parse_order, signature_holds
 from vault_service.orders.state import ControlState, Signers, apply
 from vault_service.storage.engine import Store
@@ -94,9 +95,13 @@ class Control:
 
     @property
     def loaded_epoch(self) -> int:
-        """The epoch whose keys are all in memory, 0 when some are not."""
-        epoch = self._state.epoch  # before the look: keys of a later state do not count for it
-        return epoch if self._keyring.complete else 0
+        """The epoch of which every key that waits to be activated is in memory, 0 when one is not.
+
+        Other keys do not count: one that nothing can open any more must not keep all others from being rotated.
+        """
+        state = self._state
+        loading = (v.name for versions in state.keys.values() for v in versions if v.stage is Stage.LOADING)
+        return state.epoch if all(map(self._keyring.holds, loading)) else 0
 
     def saw_spent(self, approval_id: str, spent: int) -> None:
         """Remember what was committed as taken from an approval."""

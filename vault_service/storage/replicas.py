@@ -27,6 +27,12 @@ def sign_off(tx: Transaction, replica_id: str) -> None:
     tx.connection.execute(sa.delete(replica).where(replica.c.id == replica_id))
 
 
+def running(connection: sa.Connection, now_ms: int) -> list[str]:
+    """The servers that were heard of lately."""
+    query = sa.select(replica.c.id).where(replica.c.seen_at > now_ms - LAPSE_MS)
+    return sorted(connection.execute(query).scalars())
+
+
 def lagging(connection: sa.Connection, epoch: int, now_ms: int) -> list[str]:
     """The servers that run and have not loaded the keys of `epoch` yet."""
     query = sa.select(replica.c.id).where(replica.c.seen_at > now_ms - LAPSE_MS).where(replica.c.epoch < epoch)
