@@ -18,6 +18,11 @@ READ_ONLY = {
 CHANGING = {
     "policy apply",
     "keys rotate",
+    "keys reencrypt",
+    "keys retire",
+    "keys destroy",
+    "keys compromised",
+    "vault-setup",
     "approvals grant",
     "approvals deny",
     "approvals request",
@@ -32,14 +37,16 @@ def test_every_command_takes_its_options_on_its_own() -> None:
         for name, command in leaves(typer.main.get_command(app))
     }
     installed = {name for name in found if not name.startswith(("dev", "demo", "serve"))}
-    assert READ_ONLY | CHANGING | {"database migrate"} == installed
+    assert READ_ONLY | CHANGING | {"database migrate", "certs issue"} == installed
     assert {name for name in installed if {"--home", "--config"} <= found[name]} == installed
-    assert {name for name in found if "--json" in found[name]} == READ_ONLY
+    assert {name for name in found if "--json" in found[name]} == READ_ONLY | {"vault-setup"}
     assert {name for name in found if "--yes" in found[name]} == CHANGING
     assert {name for name in found if "--second" in found[name]} == {
         "policy apply",
         "approvals request",
         "incident thaw",
+        "keys destroy",
+        "keys compromised",
     }
     assert "--config" in found["serve"]
     assert "--home" in found["dev person-token"]

@@ -11,7 +11,8 @@ import pytest
 from ssn_vault_client import FrozenError, NotPermittedError, Ssn, SsnVaultError, TokenizeItem
 from tests.conftest import new_database_url
 from tests.support.stack import JUSTIFICATION, ServerProcess, Stack
-from vault_service.keys.names import KeyKind, KeyName
+from vault_service.cli.key_work import KeyWork
+from vault_service.keys.names import KeyKind
 from vault_service.orders.order import Action
 from vault_service.storage.engine import Store, open_store
 
@@ -135,12 +136,8 @@ def test_a_rotated_data_key_is_used_at_once_and_old_records_still_open(own: Stac
     second = own.add_server()
     with own.client("sis") as client:
         old = client.tokenize("k12", [TokenizeItem(Ssn("948-22-1001"))])[0].token or ""
-    name = KeyName("k12", KeyKind.DATA, 2)
     with own.admin("key-admin-a") as one:
-        one.vault.create_wrapping_key(name.transit)
-        wrapped = one.vault.new_wrapped_key(name.transit)
-    arguments = {"scope": "k12", "kind": "data", "version": 2, "wrapped": wrapped}
-    own.order(Action.CREATE_KEY, arguments, "key-admin-a")
+        assert KeyWork(one, own.where("key-admin-a")).rotate("k12", KeyKind.DATA).version == 2
     for server, number in ((own.server, 1002), (second, 1003)):
         with own.client("sis", server=server) as client:
             new = client.tokenize("k12", [TokenizeItem(Ssn(f"948-22-{number}"))])[0].token or ""

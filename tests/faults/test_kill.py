@@ -13,7 +13,7 @@ from ssn_vault_client import Client, Ssn, SsnVaultError, TokenizeItem
 from tests.conftest import new_database_url
 from tests.support.stack import JUSTIFICATION, Stack
 
-KILLS = int(os.environ.get("SSN_VAULT_TEST_KILLS", "50"))  # over both databases together
+KILLS = int(os.environ.get("TEST_KILLS", "50"))  # over both databases together
 NUMBERS = 400
 WORKERS = 4
 
