@@ -157,7 +157,7 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
             raise ConfigurationError(f"{where[0]}:{where[1]} (metrics) cannot be listened on: is it taken?") from None
     await set_health(health, serving=False)
     await server.start()
-    _log.info("listening", port=port, metrics_port=http.port if http else None, pid=os.getpid())
+    _log.info("listening", port=port, metrics_port=http.port if http else None, pid=os.getpid(), replica=replica)
 
     async def watch_health() -> None:
         while True:
