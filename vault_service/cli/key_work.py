@@ -122,14 +122,14 @@ class KeyWork:
                 if row.finished_at is not None:
                     break
                 now = time.monotonic()
-                if row != last:
+                if last is None or row.stands_at != last.stands_at:
                     last, moved_at = row, now
                 elif now - moved_at > _SILENT_SECONDS:
                     stop(Exit.AWAY, "no server has moved a row for a minute: is one running, and are its keys there?")
                 done = row.moved + row.failed
                 first = done if first is None else first
                 rate = (done - first) / max(now - began, 0.1)
-                progress.update(task, total=row.total or None, completed=done, rate=rate)
+                progress.update(task, total=row.total if row.counted else None, completed=done, rate=rate)
                 time.sleep(_POLL_SECONDS)
         seconds = max(1, row.finished_at - row.started_at) / 1000
         console.print(f"{row.scope}: {row.moved:,} rows moved in {seconds:.1f} s ({row.moved / seconds:,.0f} rows/s)")

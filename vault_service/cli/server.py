@@ -55,7 +55,7 @@ def status(
         state = one.state()
         with one.store.reading() as connection:
             servers = running(connection, database_now(connection))
-            jobs = [f"{job.scope}: {job.moved:,} of {job.total:,} rows moved" for job in unfinished(connection)]
+            jobs = [f"{job.scope}: {job.moved:,} of {max(job.total, 0):,} rows moved" for job in unfinished(connection)]
     freezes: list[dict[str, Any]] = [
         {"id": order_id, "kind": f.kind, "name": f.name, "reason": f.reason, "by": f.by}
         for order_id, f in state.freezes_by_order.items()

@@ -116,7 +116,7 @@ class JobRunner:
             if tx.epoch != state.epoch:
                 return Progress(row, 0, finished=False)  # begun anew under the state that is in force now
             keys = Keys(state, self._keyring)
-            progress = move_batch(tx, keys, self._meter, row if row.total else count_rows(tx, keys, row), limit)
+            progress = move_batch(tx, keys, self._meter, row if row.counted else count_rows(tx, keys, row), limit)
             if not job_rows.advance(tx, progress.row, finished=progress.finished):
                 raise StoreError("the job was taken by another server")
             recorded = [self._finished(tx, progress.row)] if progress.finished else []

@@ -56,7 +56,7 @@ def first_step(state: ControlState, scope: str) -> str:
 
 def count_rows(tx: Transaction, keys: Keys, row: JobRow) -> JobRow:
     """The job with its total: rows that are not under the active versions."""
-    data = 0 if row.step == IDS else keys.active(row.scope, KeyKind.DATA).version
+    data = 0 if row.scope in keys.state.first_domains else keys.active(row.scope, KeyKind.DATA).version
     index = keys.active(row.scope, KeyKind.INDEX).version
     return row._replace(total=rows.rows_behind(tx.connection, row.scope, data, index))
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from vault_service.storage.engine import Transaction
 from vault_service.storage.tables import job
 
+_NOT_COUNTED: Final = -1
 HOLD_MS: Final = 5_000  # how long a silent holder keeps a job
 
 
@@ -29,10 +30,20 @@ class JobRow(NamedTuple):
     started_at: int
     finished_at: int | None
 
+    @property
+    def counted(self) -> bool:
+        """Whether `total` is known yet."""
+        return self.total >= 0
+
+    @property
+    def stands_at(self) -> tuple[object, ...]:
+        """What changes when the job gets on."""
+        return self.moved, self.failed, self.step, self.version, self.position
+
 
 def insert_job(tx: Transaction, order_id: str, scope: str, step: str) -> None:
     """A job that nobody holds yet."""
-    row = JobRow(order_id, scope, 0, 0, 0, step, 0, b"", "", 0, tx.now_ms, None)
+    row = JobRow(order_id, scope, _NOT_COUNTED, 0, 0, step, 0, b"", "", 0, tx.now_ms, None)
     tx.connection.execute(sa.insert(job), row._asdict())
 
 
