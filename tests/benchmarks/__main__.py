@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ from ssnvault.v1 import ssn_vault_pb2 as pb
 from tests.benchmarks import floors, load
 from tests.support.postgres import postgres_server
 from tests.support.stack import Stack, free_port
+from vault_service.cli.key_work import KeyWork
+from vault_service.cli.keys import ROWS_PER_SECOND
+from vault_service.keys.names import KeyKind
+from vault_service.orders.state import MOST_ROWS_PER_SECOND
 
 RUNS = int(os.environ.get("BENCH_RUNS", "5"))
 PLENTY = {"per_call: 100 ": "per_call: 1000 ", "per_day: 1000000 ": "per_day: 50000000 "}
@@ -156,6 +161,7 @@ class Bench:
         )
         self.detokenize(sis, tokens)
         self.linkage(known)
+        self.reencryption(sis, known)
 
     def detokenize(self, sis: Profile, tokens: list[str]) -> None:
         def asked(size: int, calls: int) -> list[pb.DetokenizeRequest]:
@@ -202,6 +208,34 @@ class Bench:
             "one bare select",
             lambda: floors.look_up(self.connection, tokens, 10),
         )
+
+    def reencryption(self, sis: Profile, known: list[str]) -> None:
+        """All records of a domain under a new data key; and what calls notice of it at the default rate."""
+        with self.stack.admin("key-admin-a") as one:
+            work = KeyWork(one, self.stack.where("key-admin-a"))
+
+            def move() -> load.Measured:
+                work.rotate("highered", KeyKind.DATA)
+                row = work.reencrypt("highered", MOST_ROWS_PER_SECOND)
+                return load.Measured(row.moved / ((row.finished_at or 0) - row.started_at) * 1000, [0.0], [])
+
+            self.compare(
+                "Re-encryption, rows", move, "raw update", lambda: floors.move(self.connection, "highered", 250)
+            )
+            requests = requests_of("k12", random.sample(known, 6000), 1)
+            quiet = [load.run(sis, "Tokenize", requests, in_flight=64) for _ in range(RUNS)]
+
+            def meanwhile() -> load.Measured:
+                work.rotate("highered", KeyKind.DATA)
+                with ThreadPoolExecutor(1) as pool:
+                    moving = pool.submit(work.reencrypt, "highered", ROWS_PER_SECOND)
+                    measured = load.run(sis, "Tokenize", requests, in_flight=64)
+                    moving.result()
+                return measured
+
+            rate = statistics.median(run.items_per_second for run in quiet)
+            self.compare("Tokenize existing, nothing else on", lambda: quiet.pop(), "itself", lambda: rate)
+            self.compare("Tokenize existing, re-encrypting", meanwhile, "itself, alone", lambda: rate)
 
 
 def resident_mebibytes(pid: int) -> float:

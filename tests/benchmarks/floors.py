@@ -19,6 +19,11 @@ from vault_service.tokens import draw_body
 
 ROWS = 1000
 _CIPHERTEXT_BYTES = 12 + 170 + 16
+_WALK = (
+    "SELECT token, ciphertext, blind_index FROM token_record WHERE domain = %s AND blind_index > %s"
+    " AND index_version = 1 ORDER BY blind_index LIMIT %s FOR UPDATE"
+)
+_WALK_SQLITE = _WALK.replace("%s", "?").removesuffix(" FOR UPDATE")
 
 
 def connect(url: str) -> Any:
@@ -141,6 +146,31 @@ def detokenize(connection: Any, tokens: list[str], commits: int, tokens_per_even
             else:
                 tx.executemany("INSERT INTO disclosure VALUES (?, ?, ?, ?, ?, ?)", rows)
     return commits * ROWS / (time.perf_counter() - began)
+
+
+def move(connection: Any, domain: str, rows_per_commit: int) -> float:
+    """Rows a second: walk a domain's records in the order of their index and write each one's own bytes anew."""
+    postgresql = not isinstance(connection, sqlite3.Connection)
+    after, moved, began = b"", 0, time.perf_counter()
+    while True:
+        with _transaction(connection) as tx:
+            _control(tx, postgresql)
+            found = tx.execute(_WALK if postgresql else _WALK_SQLITE, (domain, after, rows_per_commit)).fetchall()
+            if postgresql:
+                tx.execute(
+                    "UPDATE token_record SET ciphertext = new.ciphertext"
+                    " FROM unnest(CAST(%s AS text[]), CAST(%s AS bytea[])) AS new (token, ciphertext)"
+                    " WHERE token_record.token = new.token",
+                    ([row[0] for row in found], [row[1] for row in found]),
+                )
+            else:
+                tx.executemany(
+                    "UPDATE token_record SET ciphertext = ? WHERE token = ?", [(row[1], row[0]) for row in found]
+                )
+        moved += len(found)
+        if len(found) < rows_per_commit:
+            return moved / (time.perf_counter() - began)
+        after = found[-1][2]
 
 
 def look_up(connection: Any, tokens: list[str], commits: int) -> float:
