@@ -110,10 +110,15 @@ def test_a_client_gets_no_number_and_the_service_returns_by_itself(stack: Stack)
 def test_a_poisoned_call_does_not_fail_its_neighbours(stack: Stack) -> None:
     """One row's data key version does not exist: that item is lost, the others of the batch are answered."""
     tokens = [token_of(stack, f"944-16-1{n:03}") for n in range(3)]
-    stack.tamper("UPDATE token_record SET data_version = 77 WHERE token = :token", token=tokens[1])
+    ((version,),) = stack.query("SELECT data_version FROM token_record WHERE token = :token", token=tokens[1])
+    change = "UPDATE token_record SET data_version = :version WHERE token = :token"
+    stack.tamper(change, version=77, token=tokens[1])
     calls = [detokenization(token) for token in tokens]
-    with runner_inside(stack) as runner:
-        runner.execute(calls)
+    try:
+        with runner_inside(stack) as runner:
+            runner.execute(calls)
+    finally:
+        stack.tamper(change, version=version, token=tokens[1])  # `keys status` would say that something is wrong
     assert [call.failure for call in calls] == [None, None, None]
     assert [call.results[0] for call in calls[::2]] == ["1000", "1002"]
     (lost,) = calls[1].results
