@@ -2,9 +2,22 @@
 
 import typer
 
-from vault_service.cli import approvals, audit, certs, incident, keys, policy, server, vault_setup
+from vault_service.cli import (
+    approvals,
+    audit,
+    audit_proofs,
+    audit_questions,
+    audit_witness,
+    certs,
+    incident,
+    incident_report,
+    keys,
+    policy,
+    server,
+    vault_setup,
+)
 from vault_service.dev import command as dev
-from vault_service.dev import demo
+from vault_service.dev import demo, drill
 
 app = typer.Typer(
     help="Keeps each Social Security number once, encrypted; everybody else keeps a token.",
@@ -18,7 +31,18 @@ app.add_typer(server.database_app, name="database")
 app.add_typer(policy.app, name="policy")
 app.add_typer(keys.app, name="keys")
 app.add_typer(approvals.app, name="approvals")
+incident.app.command()(incident_report.report)
+incident.app.command()(drill.drill)
 app.add_typer(incident.app, name="incident")
+audit.app.command()(audit_questions.disclosures)
+audit.app.command()(audit_questions.search)
+audit.app.command()(audit_questions.report)
+audit.app.command("verify")(audit_proofs.verify_record)
+audit.app.command("export")(audit_proofs.export_record)
+audit.app.command()(audit_proofs.prove)
+audit.app.command("check-proof")(audit_proofs.check_proof)
+audit.app.command()(audit_proofs.key)
+audit.app.command()(audit_witness.witness)
 app.add_typer(audit.app, name="audit")
 app.add_typer(certs.app, name="certs")
 app.command("vault-setup")(vault_setup.vault_setup)

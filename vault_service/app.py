@@ -16,11 +16,16 @@ import sqlalchemy as sa
 import structlog
 import uvloop
 
+from vault_service import __version__
 from vault_service.api.chain import Chain
 from vault_service.api.metrics import HttpPort
 from vault_service.api.server import make_server, set_health
 from vault_service.api.servicer import Servicer, method_handlers
 from vault_service.audit.refusals import RefusalMeter
+from vault_service.audit.seal import Seal
+from vault_service.audit.sequencer import Sequencer
+from vault_service.audit.shipping import LogShipper, parse_destination
+from vault_service.audit.sinks import VerifierKey, Witness
 from vault_service.audit.stream import HashStream
 from vault_service.batching import Batcher
 from vault_service.config import Settings, VaultSettings
@@ -29,6 +34,7 @@ from vault_service.identity.person import PersonVerifier
 from vault_service.keys.database_login import DatabaseLogin
 from vault_service.keys.encryptions import EncryptionMeter
 from vault_service.keys.keyring import Keyring
+from vault_service.keys.log_signer import LogSigner
 from vault_service.keys.transit import AppRole, Certificate, Jwt, Kubernetes, Login, TokenFile, Vault, VaultError
 from vault_service.operations.call import Call
 from vault_service.operations.runner import Runner
@@ -130,10 +136,14 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
     meter = RefusalMeter(settings.audit.refusals_per_minute)
     stream = HashStream(log.fileno())
     encryptions = EncryptionMeter()
-    runner = Runner(store, control, keyring, meter, encryptions, stream, limits)
+    seal = Seal(store, settings.audit.max_unsealed, settings.audit.sinks)
+    runner = Runner(store, control, keyring, meter, encryptions, stream, seal, limits)
     await asyncio.to_thread(_first_state, store, control)
     keyring.start()
     replica = uuid.uuid4().hex
+    sequencer = _sequencer(settings, store, vault, stream, replica)
+    shipper = _shipper(settings, store, log, replica)
+    await asyncio.to_thread(seal.start)
     orders = OrderProcessor(store, control, stream, replica)
     orders.start()
     jobs = JobRunner(store, control, keyring, encryptions, stream, replica)
@@ -172,16 +182,21 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
 
     tasks = [asyncio.create_task(watch_health()), asyncio.create_task(tidy())]
     try:
-        yield Serving(f"{settings.server.host}:{port}", http.port if http else None, lambda: state.ready)
+        ready = lambda: state.ready and seal.holds  # noqa: E731 - said to the development stack only
+        yield Serving(f"{settings.server.host}:{port}", http.port if http else None, ready)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await health.enter_graceful_shutdown()
         await server.stop(settings.server.drain_seconds)
-        await asyncio.to_thread(_close, batcher, jobs, orders, runner, keyring, vault, store, http)
-        if database_login is not None:
-            await asyncio.to_thread(database_login.stop)
+        ends = [batcher.stop, jobs.stop, orders.stop, runner.tidy]  # what these still record is sealed
+        ends += [one.stop for one in (shipper, sequencer) if one is not None]
+        ends += [seal.stop, keyring.stop, vault.close, store.close]
+        ends += [http.close] if http is not None else []
+        ends += [database_login.stop] if database_login is not None else []
+        for end in ends:
+            await asyncio.to_thread(end)
         _log.info("stopped")
 
 
@@ -218,7 +233,7 @@ class _Health:
 
 
 def _checked_store(settings: Settings, login: DatabaseLogin | None) -> Store:
-    connections = settings.limits.transactions_at_once + 4
+    connections = settings.limits.transactions_at_once + 8  # one a background thread, and to spare
     store = open_store(settings.database.full_url(), connections=connections, credentials=login)
     try:
         if login is not None:
@@ -232,6 +247,30 @@ def _checked_store(settings: Settings, login: DatabaseLogin | None) -> Store:
     return store
 
 
+def _sequencer(settings: Settings, store: Store, vault: Vault, stream: HashStream, replica: str) -> Sequencer | None:
+    """The sequencer, started; None where this server may not seal the log."""
+    audit = settings.audit
+    if not audit.sequence:
+        return None
+    witness = None
+    if audit.witness_url and audit.witness_key_file:
+        key = VerifierKey.read(audit.witness_key_file)
+        witness = Witness(audit.witness_url, key, audit.witness_ca_file, audit.witness_timeout)
+    sequencer = Sequencer(store, LogSigner(vault), stream, audit, settings.origin, replica, witness)
+    sequencer.start()
+    return sequencer
+
+
+def _shipper(settings: Settings, store: Store, log: TextIO, replica: str) -> LogShipper | None:
+    """The shipper of OCSF lines, started; None where nothing is to be shipped."""
+    audit = settings.audit
+    if audit.ship is None:
+        return None
+    shipper = LogShipper(store, parse_destination(audit.ship, audit.ship_ca_file, log.fileno()), replica, __version__)
+    shipper.start()
+    return shipper
+
+
 def _first_state(store: Store, control: Control) -> None:
     """Read the log of orders; without Vault this waits for the first call instead."""
     with store.transaction() as tx:
@@ -240,24 +279,3 @@ def _first_state(store: Store, control: Control) -> None:
         control.refresh(epoch, 0)
     except CallError as error:
         _log.warning("the log of orders cannot be verified yet", reason=error.reason)
-
-
-def _close(
-    batcher: Batcher[Call],
-    jobs: JobRunner,
-    orders: OrderProcessor,
-    runner: Runner,
-    keyring: Keyring,
-    vault: Vault,
-    store: Store,
-    http: HttpPort | None,
-) -> None:
-    batcher.stop()
-    jobs.stop()
-    orders.stop()
-    runner.tidy()
-    keyring.stop()
-    vault.close()
-    store.close()
-    if http is not None:
-        http.close()

@@ -173,9 +173,31 @@ class PolicySettings(_Section):
 
 
 class AuditSettings(_Section):
-    """The disclosure record."""
+    """The disclosure record: its log, how often it is sealed, and where checkpoints go outside the database."""
 
     refusals_per_minute: Count = 60  # of one client, method and reason; more are counted in one event a minute
+    origin: str | None = Field(default=None, pattern=r"^[!-*,-~]{1,128}$")  # the log's name; else TRUST_DOMAIN/audit
+    sequence: bool = True  # whether this server may seal the log; one at a time does
+    checkpoint_seconds: float = Field(default=2.0, gt=0, le=3)  # between checkpoints when anything happened
+    max_unsealed: float = Field(default=300.0, ge=1)  # seconds without a seal or a sink, then nothing is given out
+    checkpoint_file: Path | None = None  # append-only file of checkpoints, not beside the database
+    witness_url: str | None = None  # a witness that cosigns: `ssn-vault audit witness`, or any of C2SP tlog-witness
+    witness_key_file: Path | None = None  # its key, as it prints it
+    witness_ca_file: Path | None = None  # PEM bundle trusted for it instead of the public authorities
+    witness_timeout: Positive = 2.0  # seconds for one request to it
+    ship: str | None = None  # events as OCSF lines: stdout, file:/path, syslog:/dev/log, syslog:tls:HOST:PORT
+    ship_ca_file: Path | None = None  # PEM bundle trusted for syslog:tls instead of the public authorities
+
+    @model_validator(mode="after")
+    def _witness_with_key(self) -> Self:
+        if (self.witness_url is None) != (self.witness_key_file is None):
+            raise ValueError("witness_url and witness_key_file belong together")
+        return self
+
+    @property
+    def sinks(self) -> list[str]:
+        """The names of the sinks that must acknowledge checkpoints."""
+        return ["file"] * (self.checkpoint_file is not None) + ["witness"] * (self.witness_url is not None)
 
 
 class Settings(BaseSettings):
@@ -200,6 +222,11 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     keys: KeySettings = KeySettings()
     audit: AuditSettings = AuditSettings()
+
+    @property
+    def origin(self) -> str:
+        """The name of the log of events."""
+        return self.audit.origin or f"{self.server.trust_domain}/audit"
 
     @classmethod
     def settings_customise_sources(
@@ -226,6 +253,8 @@ class _File(TomlConfigSettingsSource):
 def _refuse_plain_http(settings: Settings) -> None:
     """Keys and persons' names may cross this machine in the clear, but no network."""
     named = [("vault.address", settings.vault.address)]
+    if settings.audit.witness_url:
+        named.append(("audit.witness_url", settings.audit.witness_url))
     named += [(f"issuers.{at}.jwks_url", one.jwks_url) for at, one in enumerate(settings.issuers) if one.jwks_url]
     for name, url in named:
         parts = urlsplit(url)

@@ -114,6 +114,22 @@ class TamperedError(StoreError):
     """What the database says about policy, orders or approvals is not what people signed."""
 
 
+class LogDamagedError(SsnVaultError):
+    """The stored log of events is not what was signed, or does not hold together: nothing more is signed over it."""
+
+
+class NotFoundError(SsnVaultError):
+    """What was asked for does not stand in the record."""
+
+
+class NotSealedError(SsnVaultError):
+    """No checkpoint covers it yet."""
+
+
+class SigningError(SsnVaultError):
+    """Vault gave no signature for a checkpoint; worth another attempt."""
+
+
 class OrderRefusedError(SsnVaultError):
     """A signed order is not valid, not fresh, or not allowed."""
 

@@ -103,7 +103,10 @@ def test_the_disclosures_of_a_token_say_who_when_and_why(stack: Stack) -> None:
     assert found.pop("at").endswith("Z")
     assert found.pop("event")
     assert found == {
-        "how": "detokenize (found)",
+        "domain": "k12",
+        "token": token,
+        "call": "detokenize",
+        "how": "last four digits",
         "client": "sis",
         "person": "tax-clerk",
         "purpose": "tax-reporting",

@@ -1,5 +1,6 @@
 """`ssn-vault demo` as a user runs it: what it shows, what it never shows, and that it leaves nothing behind."""
 
+import importlib.util
 import os
 import re
 import signal
@@ -29,27 +30,29 @@ class Told:
     errors: str
     processes: frozenset[int]  # every process that it started, by id
     scratch: Path  # where its scratch home was
+    kept: Path  # what it exported
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     """One whole demo, with variables of another installation in its surroundings."""
     scratch = tmp_path_factory.mktemp("demo")
-    process = start(scratch, SSN_VAULT_SERVER__TRUST_DOMAIN="another.example", VAULT_TOKEN="another")
+    kept = tmp_path_factory.mktemp("kept") / "record"
+    process = start(scratch, kept, SSN_VAULT_SERVER__TRUST_DOMAIN="another.example", VAULT_TOKEN="another")
     processes: set[int] = set()
     deadline = time.monotonic() + SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         processes |= set(descendants(process.pid))
         time.sleep(0.1)
     screen, errors = process.communicate(timeout=10)
-    return Told(process.returncode, screen, errors, frozenset(processes), scratch)
+    return Told(process.returncode, screen, errors, frozenset(processes), scratch, kept)
 
 
-def start(scratch: Path, **variables: str) -> subprocess.Popen[str]:
+def start(scratch: Path, keep: Path | None = None, **variables: str) -> subprocess.Popen[str]:
     """A demo whose scratch home stands in `scratch`; in a process group of its own, as a terminal gives it."""
     environment = {**os.environ, "TMPDIR": str(scratch), "COLUMNS": "100", **variables}
     return subprocess.Popen(
-        COMMAND,
+        [*COMMAND, *(["--keep", str(keep)] if keep else [])],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -92,17 +95,60 @@ def test_every_step_goes_as_told(told: Told) -> None:
         r"^registrar +nobody +refused: NOT_PERMITTED *$",
         r"^highered +linkage-job +184 +104 +80 +0 +104 *$",
         r"^k12 +k12-research +271 +104 +167 +0 +104 *$",
-        r"detokenize \(found\)  financial-aid, aid-counselor  for aid-verification, FULL$",
+        r"full number  financial-aid, aid-counselor  for aid-verification$",
         r'^  because    "FAFSA correction: ',
         r"^  interest   Counselors confirm the number on an application for federal student aid$",
-        r"linkagematch \(matched\)  k12-research  for college-outcomes$",
+        r"is known to the other side of agreement college-outcomes  k12-research  for college-outcomes$",
         r"^detokenize +registrar +1 +NOT_PERMITTED +0 *$",
         r"^ssn-vault-highered-data-2 +active +1 *$",
         r"^The old token still opens: \*\*\*-\*\*-\d{4}$",
+        r"^verified: \d+ entries with \d+ disclosure rows, \d+ checkpoints; the newest checkpoint, of .*, covers \d+$",
+        r"^record.jsonl, by the one-file verifier: verified: \d+ entries ",
+        r"^disclosure.json, by the one-file verifier: sealed ",
         r": none holds any of the 351 numbers",
+        r"^The accounting of H\d+ is now: is known to the other side",
+        r"^WRONG  entry \d+ \(event [0-9a-f-]{36}\): its disclosure rows are not those ",
+        r"^NOT AS SIGNED: ",
         r"^Every step went as told ",
     ):
         assert re.search(line, told.screen, re.MULTILINE), f"{line}\n{told.screen}"
+
+
+def test_what_it_exported_is_verified_without_the_service_or_a_database_driver(told: Told, tmp_path: Path) -> None:
+    bare = tmp_path / "packages"
+    bare.mkdir()
+    for name in ("cryptography", "cffi", "_cffi_backend"):
+        found = importlib.util.find_spec(name)
+        assert found is not None
+        assert found.origin is not None
+        source = Path(found.origin)
+        source = source.parent if source.name == "__init__.py" else source
+        (bare / source.name).symlink_to(source)
+    program = (
+        f"import sys, runpy, importlib.util; sys.path.insert(0, {str(bare)!r});"
+        "absent = ('vault_service', 'sqlalchemy', 'psycopg', 'ssnvault', 'ssn_vault_client');"
+        "assert not [name for name in absent if importlib.util.find_spec(name)];"
+        "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    verifier = Path(__file__).parents[2] / "deploy" / "tools" / "ssn_vault_verify.py"
+    key = ["--public-key", told.kept / "audit.pub.pem"]
+    kept = ["--checkpoints", told.kept / "checkpoints"]
+
+    def verify(*arguments: object) -> tuple[int, str]:
+        line = [sys.executable, "-I", "-S", "-c", program, str(verifier), *map(str, arguments)]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+        assert done.stderr == ""
+        return done.returncode, done.stdout
+
+    status, said = verify(told.kept / "record.jsonl", *key, *kept)
+    assert (status, said.splitlines()[-1][:9]) == (0, "verified:"), said
+    status, said = verify(told.kept / "disclosure.json", *key)
+    assert (status, said[:7]) == (0, "proven:"), said
+    text = (told.kept / "record.jsonl").read_text()
+    (tmp_path / "other.jsonl").write_text(text.replace("aid-verification", "aid-verificatioN", 1))
+    status, said = verify(tmp_path / "other.jsonl", *key, *kept)
+    assert status == 1
+    assert "WRONG  entry " in said
 
 
 def test_no_number_of_the_rosters_is_on_the_screen_in_any_spelling(told: Told) -> None:
@@ -146,9 +192,9 @@ def test_interrupted_it_leaves_nothing_behind(number: signal.Signals, tmp_path: 
 def test_a_step_that_does_not_go_as_told_fails_the_demo(tmp_path: Path) -> None:
     # The rosters are what the steps are checked against: here the demo is told that one more row has a fault.
     broken = (
-        "import vault_service.dev.demo as d; right = d._fault;"
-        "d._fault = lambda row: right(row) or ('made up' if row.student_id == 'K7781375' else '');"
-        "d.demo()"
+        "import vault_service.dev.demo as d, vault_service.dev.story as s; right = s._fault;"
+        "s._fault = lambda row: right(row) or ('made up' if row.student_id == 'K7781375' else '');"
+        "d.demo(None)"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run(

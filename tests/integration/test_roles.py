@@ -16,15 +16,19 @@ VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 EVERYTHING = frozenset({*metadata.tables, "key_usage", "alembic_version"})
 
 STATUS = frozenset({"control", "control_log", "admin_order", "order_signature", "order_outcome", "alembic_version"})
+SEALED = frozenset({"log_checkpoint", "log_lease", "log_sink"})
 ALLOWED: dict[str, dict[str, frozenset[str]]] = {
     ADMIN: {
-        "SELECT": STATUS | {"key_usage", "replica", "job", "encryption_count"},
+        "SELECT": STATUS | {"key_usage", "replica", "job", "encryption_count"} | SEALED,
         "INSERT": frozenset({"admin_order", "order_signature"}),
     },
-    AUDITOR: {"SELECT": STATUS | {"event", "disclosure", "linkage_record"}},
+    AUDITOR: {
+        "SELECT": STATUS | {"event", "disclosure", "linkage_record", "log_pending", "log_leaf", "log_node"} | SEALED
+    },
     SERVER: {
         "SELECT": EVERYTHING,
-        "INSERT": EVERYTHING - {"control", "admin_order", "order_signature", "key_usage", "alembic_version"},
+        "INSERT": EVERYTHING
+        - {"control", "admin_order", "order_signature", "key_usage", "alembic_version", "log_lease"},
         "UPDATE": frozenset(
             {
                 "control",
@@ -36,9 +40,11 @@ ALLOWED: dict[str, dict[str, frozenset[str]]] = {
                 "replica",
                 "job",
                 "encryption_count",
+                "log_lease",
+                "log_sink",
             }
         ),
-        "DELETE": frozenset({"budget_spend", "request_seen", "replica", "linkage_id"}),
+        "DELETE": frozenset({"budget_spend", "request_seen", "replica", "linkage_id", "log_pending"}),
     },
 }
 
@@ -51,6 +57,9 @@ ROWS = (
     "INSERT INTO event VALUES ('one', '{}', 'raw')",
     "INSERT INTO disclosure VALUES ('one', 0, 'k12', 'invalid', 'missing', '')",
     "INSERT INTO linkage_record VALUES ('one', 'college-outcomes', 1, 'raw')",
+    "INSERT INTO log_leaf VALUES (0, 'one', 'raw')",
+    "INSERT INTO log_node VALUES (1, 0, 'raw')",
+    "INSERT INTO log_checkpoint VALUES (1, 0, 0, 'note')",
 )
 
 

@@ -63,13 +63,15 @@ def test_another_schema_version_is_refused(store: Store) -> None:
 @pytest.mark.parametrize("table", APPEND_ONLY)
 @pytest.mark.parametrize("statement", ["DELETE FROM {}", "UPDATE {} SET {} = {}"])
 def test_append_only_tables_refuse_changes_even_by_their_owner(store: Store, table: str, statement: str) -> None:
-    from vault_service.storage import orders
+    from vault_service.storage import log, orders
     from vault_service.storage.events import DisclosureRow, EventRow, append
     from vault_service.storage.linkages import LinkageRecordRow, insert_linkage_records
 
     with store.transaction() as tx:
         append(tx, [EventRow("e", "{}", b"h")], [DisclosureRow("e", 0, "k12", "t", "found", "s")])
         insert_linkage_records(tx, [LinkageRecordRow("e", "a", 1, b"c")])
+        assert log.append_leaves(tx, [log.LeafRow(0, "e", b"h")], [log.NodeRow(1, 0, b"h")])
+        log.insert_checkpoint(tx, log.CheckpointRow(1, 1, 1, "note"))
         orders.insert_order(tx.connection, "o", "{}")
         orders.insert_signature(tx.connection, "o", orders.SignatureRow("p", 1, b"s"))
         orders.put_in_force(tx, "o")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from tests.support.stack import Stack
 from vault_service.app import open_vault, vault_login
 from vault_service.audit.refusals import RefusalMeter
+from vault_service.audit.seal import Seal
 from vault_service.audit.stream import HashStream
 from vault_service.config import load_settings
 from vault_service.keys.encryptions import EncryptionMeter
@@ -28,7 +29,10 @@ def runner_inside(stack: Stack) -> Iterator[Runner]:
     control = Control(store, vault.public_keys, signers, keyring)
     sink = os.open(os.devnull, os.O_WRONLY)
     try:
-        yield Runner(store, control, keyring, RefusalMeter(60), EncryptionMeter(), HashStream(sink), settings.limits)
+        seal = Seal(store, settings.audit.max_unsealed, [])
+        seal.look()
+        meters = RefusalMeter(60), EncryptionMeter()
+        yield Runner(store, control, keyring, *meters, HashStream(sink), seal, settings.limits)
     finally:
         os.close(sink)
         vault.close()

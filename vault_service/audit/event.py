@@ -1,7 +1,7 @@
 """Events of the disclosure record: canonical JSON, and the Merkle root over their disclosure rows.
 
 Facts about one call come in; rows for the database go out. Canonical as RFC 8785 has it, hashed as RFC 6962,
-section 2.1, has it: 0x00 before a leaf, 0x01 before a node. Nothing here knows a number.
+section 2.1, has it. Nothing here knows a number.
 """
 
 import json
@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
 
+from vault_service.audit.merkle import leaf_hash, root_of
 from vault_service.randomness import random_bytes
 from vault_service.storage.events import DisclosureRow, EventRow
 
-EVENT_FORM: Final = 1  # of the event's body; told apart by verifiers
-_EMPTY_ROOT: Final = sha256().digest()
+EVENT_FORM: Final = 2  # of the event's body; told apart by verifiers
 INVALID: Final = "invalid"  # stands for a name or token that is unknown or malformed
 
 Facts = Mapping[str, str | int | Sequence[str] | None]
@@ -62,27 +62,15 @@ def record(event_id: str, kind: str, at_ms: int, facts: Facts, disclosed: Sequen
             "form": EVENT_FORM,
             "id": event_id,
             "kind": kind,
-            "root": merkle_root([disclosure_leaf(row) for row in rows]).hex(),
+            "root": root_of([disclosure_leaf(row) for row in rows]).hex(),
         }
     )
     return Recorded(EventRow(event_id, body, sha256(body.encode()).digest()), rows)
 
 
 def disclosure_leaf(row: DisclosureRow) -> bytes:
-    """The leaf's data: the row as canonical JSON."""
-    return canonical(row._asdict()).encode()
-
-
-def merkle_root(leaves: Sequence[bytes]) -> bytes:
-    """The Merkle Tree Hash of RFC 6962, section 2.1, over `leaves`."""
-    if not leaves:
-        return _EMPTY_ROOT
-    level = [sha256(b"\x00" + leaf).digest() for leaf in leaves]
-    while len(level) > 1:
-        # Pairing from the left and carrying the odd one up gives the tree of the RFC's recursive definition.
-        paired = [sha256(b"\x01" + level[index] + level[index + 1]).digest() for index in range(0, len(level) - 1, 2)]
-        level = paired + level[len(paired) * 2 :]
-    return level[0]
+    """The row's leaf hash; the leaf's data is the row as canonical JSON."""
+    return leaf_hash(canonical(row._asdict()).encode())
 
 
 def canonical(value: Mapping[str, object]) -> str:

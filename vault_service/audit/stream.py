@@ -1,4 +1,4 @@
-"""The log stream: the hash of every event leaves the process before the answer does.
+"""The log stream: the hash of every event leaves the process before the answer does, and each checkpoint follows.
 
 A superuser of the database can make an event vanish from it, even inside a commit; not from this stream. One
 JSON line a transaction goes to a file descriptor; when it cannot be written the calls fail with
@@ -8,7 +8,7 @@ AUDIT_UNAVAILABLE and no plaintext leaves.
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from vault_service.errors import CallError, Reason
@@ -32,10 +32,16 @@ class HashStream:
             return
         with self._lock:
             for at in range(0, len(events), _EVENTS_A_LINE):
-                self._write(events[at : at + _EVENTS_A_LINE])
+                part = events[at : at + _EVENTS_A_LINE]
+                self._write_line({"logger": "ssn_vault.events", "events": [[e.id, e.hash.hex()] for e in part]})
 
-    def _write(self, events: Sequence[EventRow]) -> None:
-        line = json.dumps({"logger": "ssn_vault.events", "events": [[e.id, e.hash.hex()] for e in events]})
+    def announce_checkpoint(self, note: str) -> None:
+        """Write a checkpoint of the log. CallError AUDIT_UNAVAILABLE when that fails."""
+        with self._lock:
+            self._write_line({"logger": "ssn_vault.checkpoints", "note": note})
+
+    def _write_line(self, content: Mapping[str, object]) -> None:
+        line = json.dumps(content)
         data = line.encode() + b"\n"
         if self._broken_line:
             data = b"\n" + data  # an earlier line was cut off: this one starts afresh

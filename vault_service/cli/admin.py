@@ -19,6 +19,7 @@ from vault_service.errors import (
     StoreError,
     TamperedError,
 )
+from vault_service.governance.history import PolicyHistory, PolicyInForce
 from vault_service.keys.transit import TokenFile, TokenValue, Vault, person_key_name
 from vault_service.orders.order import Action, Order, new_order, parse_order
 from vault_service.orders.state import ControlState, Signers, apply
@@ -185,12 +186,31 @@ def admin(where: Where, person: str | None = None) -> Iterator[Admin]:
 def read_state(store: Store, signers: Signers) -> ControlState:
     """The fold of the orders in force, taking every stored signature for good."""
     state = ControlState()
+    for state, _ in _states(store, signers):  # noqa: B007 - the last one is wanted
+        pass
+    return state
+
+
+def policies_by_epoch(store: Store, signers: Signers) -> PolicyHistory:
+    """Every policy that was ever in force, from the same fold: which one held at an epoch, or at a moment."""
+    policies: list[PolicyInForce] = []
+    version = 0
+    for state, applied_at in _states(store, signers):
+        if state.policy_version != version:
+            version = state.policy_version
+            policies.append(PolicyInForce(state.epoch, applied_at, state.policy))
+    return PolicyHistory(policies)
+
+
+def _states(store: Store, signers: Signers) -> Iterator[tuple[ControlState, int]]:
+    """The state after each order in force, and when that was."""
     try:
         with store.reading() as connection:
             rows = in_force_after(connection, 0)
     except sa.exc.OperationalError as error:
         raise StoreError("the database cannot be read") from error
+    state = ControlState()
     for row in rows:
         signed_by = [signature.person for signature in row.signatures]
         state = apply(state, parse_order(row.body), signed_by, signers, row.applied_at or 0)
-    return state
+        yield state, row.applied_at or 0

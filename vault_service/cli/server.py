@@ -1,5 +1,6 @@
 """`ssn-vault serve`, `database migrate` and `status`."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +20,10 @@ from vault_service.cli.common import (
     print_table,
 )
 from vault_service.config import load_settings
+from vault_service.orders.state import Drill
 from vault_service.storage.engine import database_now, open_store
 from vault_service.storage.jobs import unfinished
+from vault_service.storage.log import CheckpointRow, newest_checkpoint
 from vault_service.storage.replicas import running
 from vault_service.storage.schema import migrate as migrate_schema
 
@@ -54,7 +57,9 @@ def status(
     with admin(Where(home, config, as_, token_file)) as one:
         state = one.state()
         with one.store.reading() as connection:
-            servers = running(connection, database_now(connection))
+            now = database_now(connection)
+            servers = running(connection, now)
+            newest = newest_checkpoint(connection)
             jobs = [f"{job.scope}: {job.moved:,} of {max(job.total, 0):,} rows moved" for job in unfinished(connection)]
     freezes: list[dict[str, Any]] = [
         {"id": order_id, "kind": f.kind, "name": f.name, "reason": f.reason, "by": f.by}
@@ -69,6 +74,8 @@ def status(
         "missing_keys": [name.transit for name in state.missing_keys()],
         "freezes": freezes,
         "approvals": len(state.approvals),
+        "last_breach_drill": _drill(state.last_drill),
+        "log": _log(newest, now),
         "servers": len(servers),
         "jobs": jobs,
     }
@@ -77,3 +84,16 @@ def status(
         return
     print_table("Status", ["what", "value"], [[k, v] for k, v in summary.items() if k != "freezes"])
     print_table("Freezes", ["id", "kind", "name", "reason", "by"], [list(freeze.values()) for freeze in freezes])
+
+
+def _drill(drill: Drill | None) -> str:
+    if drill is None:
+        return "never: ssn-vault incident drill"
+    day = datetime.fromtimestamp(drill.at / 1000, UTC).date().isoformat()
+    return f"{day} by {drill.by}, {'passed' if drill.passed else 'FAILED'}"
+
+
+def _log(newest: CheckpointRow | None, now_ms: int) -> str:
+    if newest is None:
+        return "no checkpoint yet"
+    return f"{newest.size:,} entries sealed, {max(0, now_ms - newest.at) // 1000} s ago"

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from vault_service.dev.bootstrap import (
     APPROVER_POLICY,
@@ -32,7 +30,8 @@ from vault_service.dev.bootstrap import (
 )
 from vault_service.dev.certificates import Certificates, write_certificates
 from vault_service.errors import ConfigurationError
-from vault_service.keys.transit import AUDIT_KEY, Vault
+from vault_service.keys.log_signer import pem_bundle
+from vault_service.keys.transit import Vault
 from vault_service.policy.file import parse_policy
 from vault_service.policy.model import Policy, Role
 from vault_service.storage.engine import Store, open_store
@@ -51,6 +50,7 @@ class Home:
         self.config_file = self.directory / "config.toml"
         self.policy_file = self.directory / "policy.yaml"
         self.log_file = self.directory / "server.log"
+        self.checkpoint_file = self.directory / "checkpoints"
         self.openbao_directory = self.directory / "openbao"
 
     @contextmanager
@@ -85,9 +85,7 @@ class Home:
         role_id, secret_id = server_approle(root)
         self._write("server/role-id", role_id)
         self._write("server/secret-id", secret_id)
-        public = Ed25519PublicKey.from_public_bytes(max(root.public_keys(AUDIT_KEY).items())[1])
-        pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        self._write("audit.pub.pem", pem.decode())
+        self._write("audit.pub.pem", pem_bundle(root))
         databases = self._prepare_database(database_url)
         self._write("config.toml", self._config(root, setup, certificates, databases, port))
         return certificates
@@ -168,6 +166,7 @@ class Home:
                 "secret_id_file": str(self.directory / "server" / "secret-id"),
             },
             "policy": {"signers": list(SIGNERS)},
+            "audit": {"checkpoint_file": str(self.checkpoint_file)},
         }
         issuer = {
             "issuer": setup.issuer,

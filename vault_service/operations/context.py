@@ -10,6 +10,7 @@ from typing import Final
 
 from vault_service.audit.event import INVALID, Disclosed, Facts, Recorded, new_event_id, record
 from vault_service.audit.refusals import RefusalKey, RefusalMeter
+from vault_service.audit.seal import Seal
 from vault_service.errors import CallError, FieldProblem, Reason, field_invalid
 from vault_service.keys.encryptions import EncryptionMeter
 from vault_service.operations.call import Call
@@ -31,6 +32,7 @@ class Context:
     keys: Keys
     meter: RefusalMeter
     encryptions: EncryptionMeter
+    seal: Seal
     recorded: list[Recorded] = field(default_factory=list)
     linkage_records: list[LinkageRecordRow] = field(default_factory=list)
     approvals_spent: dict[str, int] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class Context:
             "client": call.caller.client,
             "certificate": call.caller.certificate,
             "request_id": call.request_id or None,
+            "epoch": self.state.epoch,
         }
         self.recorded.append(record(call.event_id, call.method.lower(), self.tx.now_ms, {**caller, **facts}, disclosed))
         return call.event_id
@@ -74,6 +77,7 @@ class Context:
             "request_id": call.request_id if request_id_fits(call.request_id) and call.request_id else None,
             "items": call.weight,
             "outcome": error.reason.value,
+            "epoch": self.state.epoch,
         }
         self.recorded.append(record(new_event_id(), call.method.lower(), self.tx.now_ms, facts))
 

@@ -74,7 +74,13 @@ def deliver(context: Context, calls: Sequence[DetokenizeCall]) -> list[Recorded]
                 continue
             call.results.append(payload.ssn.digits if call.view is View.FULL else payload.ssn.last4)
         if lost:
-            facts = {"client": call.caller.client, "domain": call.domain, "of": call.event_id, "outcome": "DATA_LOSS"}
+            facts = {
+                "client": call.caller.client,
+                "domain": call.domain,
+                "of": call.event_id,
+                "outcome": "DATA_LOSS",
+                "epoch": context.state.epoch,
+            }
             losses.append(record(new_event_id(), "outcome", context.tx.now_ms, facts, lost))
     return losses
 
@@ -96,6 +102,7 @@ def _permit(context: Context, call: DetokenizeCall) -> DetokenizeGrant:
     check_request_id(call.request_id)
     if reason := size_reason(len(call.tokens), at_most=grant.purpose.per_call):
         raise CallError(reason)
+    context.seal.require()
     # Now, so that a call whose keys are away spends and records nothing.
     key = context.keys.active(call.domain, KeyKind.DATA)
     call.ciphers[key.version] = key

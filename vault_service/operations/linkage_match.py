@@ -83,6 +83,7 @@ def _permit(context: Context, call: LinkageCall, items_per_call: int) -> Linkage
     # Different tokens: one token ten times is still a question about one person.
     if reason := size_reason(len(set(call.tokens)), at_most=items_per_call, at_least=grant.agreement.min_items):
         raise CallError(reason)
+    context.seal.require()
     context.keys.live(call.agreement, KeyKind.INDEX)
     context.keys.active(grant.own, KeyKind.DATA)
     context.keys.live(grant.other, KeyKind.INDEX)

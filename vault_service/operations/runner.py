@@ -16,6 +16,7 @@ import structlog
 
 from vault_service.audit.event import INVALID, new_event_id, record
 from vault_service.audit.refusals import RefusalKey, RefusalMeter
+from vault_service.audit.seal import Seal
 from vault_service.audit.stream import HashStream
 from vault_service.config import LimitSettings
 from vault_service.errors import CallError, Reason, StoreError
@@ -64,6 +65,7 @@ class Runner:
         meter: RefusalMeter,
         encryptions: EncryptionMeter,
         stream: HashStream,
+        seal: Seal,
         limits: LimitSettings,
     ) -> None:
         self._store = store
@@ -72,6 +74,7 @@ class Runner:
         self._meter = meter
         self._encryptions = encryptions
         self._stream = stream
+        self._seal = seal
         self._limits = limits
 
     def execute(self, calls: Sequence[Call]) -> None:
@@ -155,7 +158,7 @@ class Runner:
         with self._store.transaction(ahead=prepared.ahead) as tx:
             if tx.epoch != state.epoch or self._control.tampered:
                 raise _StaleError(tx.epoch, state.epoch)
-            context = Context(tx, keys, self._meter, self._encryptions)
+            context = Context(tx, keys, self._meter, self._encryptions, self._seal)
             # One order for all transactions: rows of tokens, then accounts, then linkage ids, then the record.
             tokenize.perform(context, prepared)
             if detokenizations:

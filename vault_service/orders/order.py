@@ -41,6 +41,7 @@ class Action(StrEnum):
     DESTROY_KEY = "keys.destroy"
     FREEZE = "incident.freeze"
     THAW = "incident.thaw"
+    DRILL = "incident.drill"
     APPROVE_BULK = "approvals.bulk"
     DENY = "approvals.deny"
 

@@ -165,6 +165,7 @@ class OrderProcessor:
             "actor": order.actor if order else None,
             "signed_by": sorted(signed_by) if order else None,
             "outcome": outcome,
+            "epoch": tx.epoch + (outcome == "done"),
         }
         recorded = record(new_event_id(), "order", tx.now_ms, facts).event
         event_rows.append(tx, [recorded], [])

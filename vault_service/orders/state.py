@@ -46,6 +46,17 @@ class Freeze:
 
 
 @dataclass(frozen=True, slots=True)
+class Drill:
+    """A rehearsal of the breach procedure: who held it, when it was recorded (ms), and whether it went as it should."""
+
+    by: str
+    at: int
+    steps: int
+    seconds: int
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Approval:
     """A bulk detokenization that a second person agreed to: so many tokens, for one client, purpose and person."""
 
@@ -89,6 +100,7 @@ class ControlState:
     freezes: Freezes = field(default_factory=Freezes)
     approvals: Mapping[str, Approval] = field(default_factory=dict)
     denied: frozenset[str] = frozenset()
+    last_drill: Drill | None = None
     first_domains: Mapping[str, str] = field(default_factory=dict)  # of every agreement there ever was
 
     def versions(self, scope: str, kind: KeyKind) -> tuple[KeyVersion, ...]:
@@ -261,6 +273,12 @@ def _thaw(state: ControlState, order: Order, signed_by: frozenset[str], _signers
     return _with_freezes(state, left)
 
 
+def _drill(state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, now: int) -> ControlState:
+    _need(state, signed_by, Role.KEY_ADMIN, Role.APPROVER)
+    steps, seconds, passed = _arguments(order, steps=int, seconds=int, passed=bool)
+    return replace(state, last_drill=Drill(order.actor, now, steps, seconds, passed))
+
+
 def _approve_bulk(
     state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, now: int
 ) -> ControlState:
@@ -296,6 +314,7 @@ _CHANGES: Final = {
     Action.DESTROY_KEY: _destroy_key,
     Action.FREEZE: _freeze,
     Action.THAW: _thaw,
+    Action.DRILL: _drill,
     Action.APPROVE_BULK: _approve_bulk,
     Action.DENY: _deny,
 }

@@ -129,6 +129,19 @@ class Store:
             yield connection
             connection.rollback()
 
+    @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """A connection that sees one moment however long it reads; no statement of it is cut off for its length."""
+        options: dict[str, Any] = {_READ_ONLY: True}
+        if self.postgresql:
+            options["isolation_level"] = "REPEATABLE READ"
+        with self.engine.connect().execution_options(**options) as connection:
+            if self.postgresql:
+                for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                    connection.exec_driver_sql(f"SET LOCAL {setting} = 0")
+            yield connection
+            connection.rollback()
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()

@@ -1,12 +1,12 @@
 """The disclosure record's tables: appending events with their disclosure rows, and reading them back."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
 from vault_service.storage.engine import Transaction
-from vault_service.storage.tables import disclosure, event
+from vault_service.storage.tables import disclosure, event, log_pending
 
 
 class EventRow(NamedTuple):
@@ -28,9 +28,11 @@ class DisclosureRow(NamedTuple):
     salt: str
 
 
+# Each event waits for its place in the log from the moment it is there.
 _EVENTS_POSTGRESQL: Final = (
-    "INSERT INTO event (id, body, hash)"
+    "WITH added AS (INSERT INTO event (id, body, hash)"
     " SELECT * FROM unnest(CAST(%(ids)s AS text[]), CAST(%(bodies)s AS text[]), CAST(%(hashes)s AS bytea[]))"
+    " RETURNING id) INSERT INTO log_pending (event_id) SELECT id FROM added"
 )
 _DISCLOSURES_POSTGRESQL: Final = (
     "INSERT INTO disclosure (event_id, position, domain, token, outcome, salt)"
@@ -38,6 +40,7 @@ _DISCLOSURES_POSTGRESQL: Final = (
     " CAST(%(domains)s AS text[]), CAST(%(tokens)s AS text[]), CAST(%(outcomes)s AS text[]), CAST(%(salts)s AS text[]))"
 )
 _EVENTS: Final = sa.insert(event)
+_PENDING: Final = sa.insert(log_pending)
 _DISCLOSURES: Final = sa.insert(disclosure)
 
 
@@ -49,6 +52,7 @@ def append(tx: Transaction, events: Sequence[EventRow], disclosures: Sequence[Di
             tx.with_commit(_EVENTS_POSTGRESQL, {"ids": ids, "bodies": bodies, "hashes": hashes})
         else:
             tx.connection.execute(_EVENTS, [row._asdict() for row in events])
+            tx.connection.execute(_PENDING, [{"event_id": row.id} for row in events])
     if disclosures:
         if tx.postgresql:
             names = ("event_ids", "positions", "domains", "tokens", "outcomes", "salts")
@@ -70,20 +74,21 @@ def after(connection: sa.Connection, event_id: str, limit: int) -> list[EventRow
     return [EventRow(*row) for row in rows]
 
 
+def body_of(connection: sa.Connection, event_id: str) -> str | None:
+    """The body of one event; None when there is none."""
+    return connection.execute(sa.select(event.c.body).where(event.c.id == event_id)).scalar()
+
+
 def disclosures_of_event(connection: sa.Connection, event_id: str) -> list[DisclosureRow]:
     """The disclosure rows of one event, in order."""
     query = sa.select(disclosure).where(disclosure.c.event_id == event_id).order_by(disclosure.c.position)
     return [DisclosureRow(*row) for row in connection.execute(query)]
 
 
-def disclosures_of_token(connection: sa.Connection, token: str) -> Iterator[tuple[DisclosureRow, EventRow]]:
-    """Every disclosure of one token with its event, oldest first."""
-    query = (
-        sa.select(disclosure, event)
-        .join(event, event.c.id == disclosure.c.event_id)
-        .where(disclosure.c.token == token)
-        .order_by(event.c.id)
-    )
-    for row in connection.execute(query):
-        values: tuple[Any, ...] = tuple(row)
-        yield DisclosureRow(*values[:6]), EventRow(*values[6:])
+def disclosures_of_events(connection: sa.Connection, event_ids: Sequence[str]) -> dict[str, list[DisclosureRow]]:
+    """The disclosure rows of these events, in order; events without any are left out. At most 10,000 events."""
+    query = sa.select(disclosure).where(disclosure.c.event_id.in_(event_ids))
+    found: dict[str, list[DisclosureRow]] = {}
+    for row in connection.execute(query.order_by(disclosure.c.event_id, disclosure.c.position)):
+        found.setdefault(row.event_id, []).append(DisclosureRow(*row))
+    return found

@@ -123,6 +123,52 @@ disclosure: Final = sa.Table(
     sa.Index("disclosure_by_token", "token"),
 )
 
+# The Merkle log over the events (RFC 6962, section 2.1). An event's id waits in `log_pending`, put there by the
+# transaction that inserts the event; the sequencer moves it to `log_leaf`, at a dense position from 0. No foreign
+# keys: checking them would cost every call, and who could break them could drop them.
+log_pending: Final = sa.Table("log_pending", metadata, sa.Column("event_id", sa.Text, primary_key=True))
+log_leaf: Final = sa.Table(
+    "log_leaf",
+    metadata,
+    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("event_id", sa.Text, nullable=False, unique=True),
+    sa.Column("hash", sa.LargeBinary, nullable=False),  # SHA-256(0x00 || body)
+)
+# Roots of complete subtrees of 256^level leaves: with them a proof reads a few hundred hashes of any log.
+log_node: Final = sa.Table(
+    "log_node",
+    metadata,
+    sa.Column("level", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+)
+# Signed tree heads (C2SP tlog-checkpoint), with the witness's cosignature if it gave one. Dense from 1.
+log_checkpoint: Final = sa.Table(
+    "log_checkpoint",
+    metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+)
+# One row: the server that seals the log, and until when it may.
+log_lease: Final = sa.Table(
+    "log_lease",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("held_until", sa.BigInteger, nullable=False),
+    sa.CheckConstraint("id = 1", name="log_lease_has_one_row"),
+)
+# What each place outside the database has acknowledged: entries, and when.
+log_sink: Final = sa.Table(
+    "log_sink",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("acknowledged_at", sa.BigInteger, nullable=False),
+)
+
 # Spending of the rolling day, in buckets of a minute. `budget_account` is the row that races wait for.
 budget_account: Final = sa.Table("budget_account", metadata, sa.Column("key", sa.Text, primary_key=True))
 budget_spend: Final = sa.Table(
@@ -178,4 +224,7 @@ APPEND_ONLY: Final = (
     "order_outcome",
     "event",
     "disclosure",
+    "log_leaf",
+    "log_node",
+    "log_checkpoint",
 )

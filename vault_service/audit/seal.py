@@ -1,0 +1,105 @@
+"""Whether the record is being sealed: what Detokenize and LinkageMatch ask before they give anything out.
+
+A look at the database says until when they may go on: `max_unsealed` after the oldest event that no checkpoint
+covers, and after the last acknowledgement of each sink. No look, no extension: when the database, the
+sequencer or a sink is away for too long, the time runs out by itself (NIST SP 800-53, AU-5).
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from vault_service.errors import CallError, Reason, StoreError
+from vault_service.storage import log
+from vault_service.storage.engine import Store, database_now, describe
+
+_LOOK_SECONDS: Final = 0.5
+_log: Final = structlog.stdlib.get_logger("ssn_vault.seal")
+
+
+class Seal:
+    """One server's knowledge of how fresh the log's seal is. Any thread may ask."""
+
+    def __init__(self, store: Store, max_unsealed: float, sinks: Sequence[str]) -> None:
+        """`max_unsealed` in seconds; `sinks` are the names of the sinks that must acknowledge."""
+        self._store = store
+        self._max_unsealed = max_unsealed
+        self._sinks = sinks
+        self._good_until = 0.0  # monotonic seconds
+        self._largest = 0  # entries that a checkpoint covered when this server looked
+        self._first_seen: tuple[str, float] = ("", 0.0)  # the oldest unsealed event, and since when it is known
+        self._rolled_back = False
+        self._held = True
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="seal", daemon=True)
+
+    @property
+    def holds(self) -> bool:
+        """Whether numbers may be given out now."""
+        return time.monotonic() < self._good_until
+
+    def require(self) -> None:
+        """CallError AUDIT_UNAVAILABLE unless numbers may be given out now."""
+        if not self.holds:
+            raise CallError(Reason.AUDIT_UNAVAILABLE)
+
+    def start(self) -> None:
+        """Look now, and then again and again."""
+        self._safe_look()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        self._thread.join()
+
+    def look(self) -> None:
+        """Look at the database once."""
+        now = time.monotonic()
+        with self._store.reading() as connection:
+            newest = log.newest_checkpoint(connection)
+            oldest = log.oldest_unsealed(connection)
+            sinks = log.sinks(connection)
+            database_ms = database_now(connection)
+        covered = newest.size if newest else 0
+        if covered < self._largest:
+            if not self._rolled_back:
+                _log.critical("the log was rolled back", covered=covered, known=self._largest)
+            self._rolled_back = True
+            return
+        self._rolled_back = False
+        self._largest = covered
+        ages = [0.0 if oldest is None else self._age(oldest, now, database_ms)]
+        ages += [_seconds_since(sinks[name], database_ms) if name in sinks else float("inf") for name in self._sinks]
+        self._good_until = now + self._max_unsealed - max(ages)
+
+    def _age(self, event_id: str, now: float, database_ms: int) -> float:
+        """Seconds since the event was made; by this server's own watch where that says more than the event's id."""
+        known, since = self._first_seen
+        if event_id != known:
+            self._first_seen = event_id, since = event_id, now
+        made_ms = int(event_id[:8] + event_id[9:13], 16)  # RFC 9562, section 5.7
+        return max(0.0, now - since, (database_ms - made_ms) / 1000)
+
+    def _run(self) -> None:
+        while not self._stop.wait(_LOOK_SECONDS):
+            self._safe_look()
+            if self.holds is not self._held:
+                self._held = self.holds
+                _log.warning("the record is sealed in time again" if self._held else "the record is not sealed in time")
+
+    def _safe_look(self) -> None:
+        try:
+            self.look()
+        except sa.exc.SQLAlchemyError as error:
+            _log.warning("cannot look at the seal", error=describe(error))
+        except (StoreError, ValueError) as error:  # an id that is no UUID is not ours
+            _log.error("cannot look at the seal", error=type(error).__name__)
+
+
+def _seconds_since(row: log.SinkRow, database_ms: int) -> float:
+    return max(0.0, (database_ms - row.acknowledged_at) / 1000)

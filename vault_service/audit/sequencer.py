@@ -1,0 +1,304 @@
+"""The sequencer: gives committed events their places in the log, and seals the log with signed checkpoints.
+
+    claim the lease -> move what waits to dense positions, commit -> read back what was committed, compare it
+    with every checkpoint known -> sign -> ask the witness -> store the checkpoint -> file, log stream
+
+Signing comes after the commit and over what is read back, so that two servers that both think they hold the
+lease sign heads of one tree: only a committed position is ever signed, and positions are never changed. What
+does not fit an earlier checkpoint (database, file, memory, witness) is not signed at all: a fork or a restored
+backup stops the seal, and with it, after `max_unsealed`, everything that gives numbers out.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import Final, NamedTuple, Protocol
+
+import sqlalchemy as sa
+import structlog
+
+from vault_service.audit.checkpoint import ED25519, Checkpoint, parse_signed, signature_line
+from vault_service.audit.checkpoint_file import CheckpointFile
+from vault_service.audit.merkle import Tree, leaf_hash
+from vault_service.audit.sinks import FILE, WITNESS, AheadError, SinkError, Witness
+from vault_service.audit.stream import HashStream
+from vault_service.config import AuditSettings
+from vault_service.errors import CallError, LogDamagedError, SigningError, StoreError
+from vault_service.storage import log
+from vault_service.storage.engine import Store, database_now, describe
+
+_LEAVES_A_BATCH: Final = 2_000
+_IDLE_SECONDS: Final = 60.0  # between checkpoints when nothing happens, so that silence is visible
+_READ_BACK: Final = 5_000  # entries read at once
+_log: Final = structlog.stdlib.get_logger("ssn_vault.sequencer")
+
+
+class _Signature(Protocol):
+    @property
+    def public_key(self) -> bytes: ...
+    @property
+    def signature(self) -> bytes: ...
+
+
+class Signer(Protocol):
+    """The log's key. Both raise SigningError."""
+
+    def sign(self, text: bytes) -> _Signature:
+        """An Ed25519 signature, and the public key that proves it."""
+        ...
+
+    def public_keys(self, *, anew: bool = False) -> Sequence[bytes]:
+        """The public keys of all versions that are known, or asked for anew."""
+        ...
+
+
+class _Known(NamedTuple):
+    """A head that was signed before, and where it stands."""
+
+    where: str
+    size: int
+    root: bytes
+
+
+class Sequencer:
+    """One thread a server; of all servers the one that holds the lease works."""
+
+    def __init__(
+        self,
+        store: Store,
+        signer: Signer,
+        stream: HashStream,
+        settings: AuditSettings,
+        origin: str,
+        replica: str,
+        witness: Witness | None = None,
+    ) -> None:
+        """`origin` names the log, `replica` this server among others."""
+        self._store = store
+        self._signer = signer
+        self._stream = stream
+        self._origin = origin
+        self._replica = replica
+        self._file = CheckpointFile(settings.checkpoint_file) if settings.checkpoint_file else None
+        self._witness = witness
+        # Often enough that a fault is noticed, and mended, well before `max_unsealed`.
+        self._period = min(settings.checkpoint_seconds, settings.max_unsealed / 6)
+        self._hold_ms = int(2000 * self._period) + 3000  # how long a silent holder keeps the lease
+        self._idle = min(_IDLE_SECONDS, settings.max_unsealed / 3)
+        self._last: _Known | None = None  # what this server signed last
+        self._last_at = 0.0  # monotonic seconds; 0: sign when the lease is won
+        self._told = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Seal what is there, give the lease up, and end."""
+        self._stop.set()
+        self._thread.join()
+        self._attempt(self._finish)
+
+    def round(self) -> bool:
+        """Move and seal what is there; False when another server does it."""
+        with self._store.reading() as connection:
+            holder = log.holder(connection, database_now(connection))
+        if holder not in (None, self._replica) or not self._claim():
+            self._last_at = 0.0
+            return False
+        moved = self._move_all()
+        if moved or self._behind() or time.monotonic() - self._last_at >= self._idle:
+            self._seal()
+        return True
+
+    def _run(self) -> None:
+        wait = 0.0
+        while not self._stop.wait(wait):
+            began = time.monotonic()
+            works = self._attempt(self.round)
+            # Whoever waits for the lease looks twice as often, and takes it within ten seconds.
+            wait = max(0.0, (self._period if works else min(1.0, self._period)) - (time.monotonic() - began))
+
+    def _finish(self) -> bool:
+        if self.round():
+            with self._store.transaction() as tx:
+                log.release(tx, self._replica)
+        return True
+
+    def _attempt(self, work: Callable[[], bool]) -> bool:
+        """Do it; every failure is told once, and left for the next attempt."""
+        try:
+            done = work()
+        except LogDamagedError as error:
+            self._tell("critical", "the log is not sealed: it is not what was signed", str(error))
+        except (SigningError, StoreError) as error:
+            self._tell("error", "the log is not sealed", str(error))
+        except CallError as error:
+            self._tell("error", "the log is not sealed", error.reason.value)
+        except sa.exc.SQLAlchemyError as error:
+            self._tell("error", "the log is not sealed", describe(error))
+        except Exception as error:  # noqa: BLE001 - the next attempt must still come
+            self._tell("error", "the log is not sealed", type(error).__name__)
+        else:
+            if self._told:
+                _log.warning("the log is sealed again")
+                self._told = ""
+            return done
+        return True
+
+    def _tell(self, level: str, what: str, detail: str) -> None:
+        if detail != self._told:
+            getattr(_log, level)(what, detail=detail)
+            self._told = detail
+
+    def _claim(self) -> bool:
+        with self._store.transaction() as tx:
+            return log.claim(tx, self._replica, self._hold_ms)
+
+    def _move_all(self) -> int:
+        total = 0
+        while (moved := self._move()) == _LEAVES_A_BATCH:
+            total += moved
+        return total + moved
+
+    def _move(self) -> int:
+        """One batch of waiting events to the next positions, committed; how many."""
+        with self._store.reading() as connection:
+            rows = log.pending(connection, _LEAVES_A_BATCH)
+        if not rows:
+            return 0
+        hashes = [_leaf_of(row) for row in rows]
+        with self._store.transaction() as tx:
+            # The update locks the lease's row: two holders pass here one after the other.
+            if not log.claim(tx, self._replica, self._hold_ms):
+                raise StoreError("another server took the log over")
+            size = log.size(tx.connection)
+            leaves = [
+                log.LeafRow(size + at, row.event_id, hash_)
+                for at, (row, hash_) in enumerate(zip(rows, hashes, strict=True))
+            ]
+            nodes = _tree(tx.connection).grow(size, hashes)
+            if not log.append_leaves(tx, leaves, nodes):
+                raise StoreError("another server moved these events")
+        return len(rows)
+
+    def _behind(self) -> bool:
+        """Whether entries stand behind the newest checkpoint."""
+        with self._store.reading() as connection:
+            newest = log.newest_checkpoint(connection)
+            return log.size(connection) > (newest.size if newest else 0)
+
+    def _seal(self) -> None:
+        """Sign the head of what is committed, and hand it on."""
+        with self._store.reading() as connection:
+            size = log.size(connection)
+            newest = log.newest_checkpoint(connection)
+            root = self._checked_root(connection, size, newest)
+        checkpoint = Checkpoint(self._origin, size, root, time.time_ns() // 1_000_000)
+        signed = self._signer.sign(checkpoint.text.encode())
+        note = checkpoint.note([signature_line(self._origin, ED25519, signed.public_key, signed.signature)])
+        self._last = _Known("this server's memory", size, root)
+        cosigned = self._cosigned(checkpoint, note)
+        note += cosigned or ""
+        with self._store.transaction() as tx:
+            if not log.claim(tx, self._replica, self._hold_ms):
+                raise StoreError("another server took the log over")
+            number = newest.number + 1 if newest else 1
+            log.insert_checkpoint(tx, log.CheckpointRow(number, size, checkpoint.at_ms, note))
+            if cosigned is not None:
+                log.acknowledge(tx, WITNESS, size)
+        self._last_at = time.monotonic()
+        if self._file is not None:
+            self._keep_in_file(self._file, note, size)
+        self._stream.announce_checkpoint(note)
+
+    def _checked_root(self, connection: sa.Connection, size: int, newest: log.CheckpointRow | None) -> bytes:
+        """The root of the committed tree. LogDamagedError unless it continues every head that is known."""
+        tree = _tree(connection)
+        for known in self._known_heads(newest):
+            if known.size > size:
+                raise LogDamagedError(f"the log has {size} entries, but {known.where} has {known.size}")
+            if tree.root(known.size) != known.root:
+                raise LogDamagedError(f"the log's first {known.size} entries are not those of {known.where}")
+        first = newest.size if newest else 0
+        while first < size:
+            rows = log.entries(connection, first, min(_READ_BACK, size - first))
+            for at, row in enumerate(rows):
+                if row.position != first + at or row.body is None or leaf_hash(row.body.encode()) != row.hash:
+                    raise LogDamagedError(f"entry {first + at} was changed before it was sealed")
+            if not rows:
+                raise LogDamagedError(f"entry {first} is missing from the log")
+            first += len(rows)
+        return tree.root(size)
+
+    def _known_heads(self, newest: log.CheckpointRow | None) -> list[_Known]:
+        heads = [self._last] if self._last else []
+        notes = []
+        if newest is not None:
+            notes.append((f"checkpoint {newest.number}", newest.note))
+        if self._file is not None:
+            try:
+                last = self._file.last()
+            except OSError as error:
+                raise StoreError(f"the checkpoint file cannot be read ({type(error).__name__})") from None
+            if last is not None:
+                notes.append(("the checkpoint file", last))
+        if self._witness is not None and not self._last_at:  # new to the lease: the witness may know more
+            try:
+                seen = self._witness.latest(self._origin)
+            except SinkError as error:
+                _log.error("the witness does not tell what it has seen", detail=str(error))
+                seen = None
+            if seen is not None:
+                notes.append(("the witness", seen))
+        for where, note in notes:
+            head = self._parsed(note)
+            if where == "the checkpoint file" and head.origin != self._origin:
+                raise LogDamagedError("the checkpoint file is of another log: move it aside to begin a new one")
+            heads.append(_Known(where, head.size, head.root))
+        return heads
+
+    def _parsed(self, note: str) -> Checkpoint:
+        try:
+            return parse_signed(note, self._signer.public_keys())
+        except LogDamagedError:  # perhaps signed under a version that is new to this server
+            return parse_signed(note, self._signer.public_keys(anew=True))
+
+    def _cosigned(self, checkpoint: Checkpoint, note: str) -> str | None:
+        if self._witness is None:
+            return None
+
+        def consistency(old: int, size: int) -> list[bytes]:
+            with self._store.reading() as connection:
+                return _tree(connection).consistency(old, size)
+
+        try:
+            return self._witness.cosign(checkpoint, note, consistency)
+        except AheadError as error:
+            raise LogDamagedError(str(error)) from None
+        except SinkError as error:
+            _log.error("no cosignature", detail=str(error))
+            return None
+
+    def _keep_in_file(self, file: CheckpointFile, note: str, size: int) -> None:
+        try:
+            file.append(note)
+        except OSError as error:
+            _log.error("the checkpoint file does not take it", error=type(error).__name__, number=error.errno)
+            return
+        with self._store.transaction() as tx:
+            log.acknowledge(tx, FILE, size)
+
+
+def _leaf_of(row: log.PendingRow) -> bytes:
+    """The leaf hash of a waiting event; LogDamagedError for one that is not what its transaction committed."""
+    if row.body is None or sha256(row.body.encode()).digest() != row.hash:
+        raise LogDamagedError(f"event {row.event_id} was changed before it was sealed")
+    return leaf_hash(row.body.encode())
+
+
+def _tree(connection: sa.Connection) -> Tree:
+    return Tree(lambda level, first, count: log.stored_hashes(connection, level, first, count))

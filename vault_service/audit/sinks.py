@@ -1,0 +1,150 @@
+"""Sinks: where checkpoints go outside the database. A file of our own, and a witness on another host.
+
+Signed notes go in; a file answers by having them on its disk, a witness by its cosignature, which is checked
+here against its key. Every failure is a SinkError: the sink has not acknowledged, and the log goes on.
+"""
+
+import base64
+import binascii
+import http.client
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from vault_service.audit.checkpoint import COSIGNATURE, Checkpoint, key_id
+from vault_service.errors import ConfigurationError, SsnVaultError
+
+FILE: Final = "file"
+WITNESS: Final = "witness"
+_LARGEST_ANSWER: Final = 65_536  # bytes
+_CONFLICT: Final = 409
+_NOT_FOUND: Final = 404
+
+
+class SinkError(SsnVaultError):
+    """A sink did not acknowledge a checkpoint."""
+
+
+class AheadError(SinkError):
+    """The witness has seen a longer log than this one: the database was rolled back, or another log goes under
+    its name."""
+
+
+class _NothingError(SinkError):
+    """The witness has nothing of this log."""
+
+
+class VerifierKey(NamedTuple):
+    """Whose cosignatures count: a name and an Ed25519 public key (32 bytes)."""
+
+    name: str
+    public_key: bytes
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """The key in a file as the witness prints it (signed-note's vkey). ConfigurationError for anything else."""
+        try:
+            name, identifier, encoded = file.read_text("ascii").strip().split("+", 2)
+            raw = base64.b64decode(encoded, validate=True)
+        except (OSError, ValueError, binascii.Error):
+            raise ConfigurationError(f"{file} holds no witness key") from None
+        if raw[:1] != COSIGNATURE or len(raw) != 33 or key_id(name, COSIGNATURE, raw[1:]).hex() != identifier:
+            raise ConfigurationError(f"{file} holds no witness key")
+        return cls(name, raw[1:])
+
+
+class Witness:
+    """A witness that is asked over HTTP (C2SP tlog-witness) to cosign."""
+
+    def __init__(self, url: str, key: VerifierKey, ca_file: Path | None, seconds: float) -> None:
+        """`url` is the submission prefix; `seconds` bound each request."""
+        self._prefix = url.rstrip("/")
+        self._key = key
+        self._seconds = seconds
+        self._size: int | None = None  # what the witness has seen last, as far as known
+        context = ssl.create_default_context(cafile=str(ca_file)) if ca_file else None
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        if context:
+            handlers.append(urllib.request.HTTPSHandler(context=context))
+        self._opener = urllib.request.build_opener(*handlers)
+
+    def cosign(self, checkpoint: Checkpoint, note: str, consistency: Callable[[int, int], Sequence[bytes]]) -> str:
+        """The witness's signature line under `note`; `consistency(old, size)` makes the proof that it asks for.
+
+        AheadError when it knows a longer log, SinkError when it does not cosign or is away.
+        """
+        for _ in range(2):  # once more when it tells which size it knows
+            old = self._size or 0
+            if old > checkpoint.size:
+                raise AheadError(f"the witness has cosigned {old} entries, the log has {checkpoint.size}")
+            proof = "".join(base64.b64encode(part).decode() + "\n" for part in consistency(old, checkpoint.size))
+            try:
+                line = self._line(
+                    self._send(f"{self._prefix}/add-checkpoint", f"old {old}\n{proof}\n{note}"), checkpoint
+                )
+            except _ConflictError as conflict:
+                self._size = conflict.size
+                continue
+            self._size = checkpoint.size
+            return line
+        raise SinkError("the witness does not agree on the log's size")
+
+    def latest(self, origin: str) -> str | None:
+        """The last checkpoint of log `origin` that the witness cosigned, as it tells anybody; None for none.
+
+        It is worth what the log's own signature under it is worth: the caller checks that.
+        """
+        try:
+            return self._send(f"{self._prefix}/{sha256(origin.encode()).hexdigest()}/checkpoint", None)
+        except _NothingError:
+            return None
+
+    def _send(self, url: str, body: str | None) -> str:
+        data = None if body is None else body.encode()
+        request = urllib.request.Request(url, data, {"Content-Type": "text/plain"})  # noqa: S310 - https, or loopback
+        try:
+            with self._opener.open(request, timeout=self._seconds) as answer:
+                text: bytes = answer.read(_LARGEST_ANSWER)
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code == _CONFLICT:
+                    raise _ConflictError(error.read(_LARGEST_ANSWER)) from None
+                if error.code == _NOT_FOUND:
+                    raise _NothingError("the witness does not know this log") from None
+                raise SinkError(f"the witness answers {error.code}") from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise SinkError(f"the witness is away ({type(error).__name__})") from None
+        return text.decode(errors="replace")
+
+    def _line(self, answer: str, checkpoint: Checkpoint) -> str:
+        for line in answer.splitlines():
+            mark, _, rest = line.partition(" ")
+            name, _, encoded = rest.partition(" ")
+            if mark != "—" or name != self._key.name:
+                continue
+            try:
+                raw = base64.b64decode(encoded, validate=True)
+                if raw[:4] != key_id(name, COSIGNATURE, self._key.public_key):
+                    continue
+                message = f"cosignature/v1\ntime {int.from_bytes(raw[4:12])}\n{checkpoint.text}"
+                Ed25519PublicKey.from_public_bytes(self._key.public_key).verify(raw[12:], message.encode())
+            except (binascii.Error, InvalidSignature):
+                break
+            return line + "\n"
+        raise SinkError("the witness's answer is not signed by its key")
+
+
+class _ConflictError(Exception):
+    def __init__(self, body: bytes) -> None:
+        super().__init__("conflict")
+        text = body.strip()
+        if not text.isdigit():
+            raise SinkError("the witness's answer is not understood")
+        self.size = int(text)

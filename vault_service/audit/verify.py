@@ -1,0 +1,766 @@
+"""Verifies an ssn-vault disclosure record. One file: Python 3.11 and the `cryptography` package are all it needs.
+
+    python ssn_vault_verify.py BUNDLE --public-key FILE [--checkpoints FILE] [--witness-key FILE] ..
+    python ssn_vault_verify.py PROOF --public-key FILE
+
+What comes in is untrusted: records as docs/audit-log.md describes them, from an export or straight from a
+database. Trusted are the log's public keys, a witness's key, and checkpoints that were kept elsewhere. It
+recomputes every leaf, every event's root over its disclosure rows, the tree at every checkpoint, and every
+signature, in memory that does not grow with the log, and says which entry or checkpoint is wrong and how.
+
+It shares no code with the service that writes the record, and imports nothing of it. Hashing and proofs are
+those of RFC 6962 (checked as RFC 9162, 2.1.3.2 and 2.1.4.2, say), notes those of C2SP signed-note,
+tlog-checkpoint, tlog-cosignature and tlog-proof.
+"""
+
+import argparse
+import base64
+import binascii
+import json
+import sqlite3
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+BUNDLE_FORMAT: Final = "ssn-vault-audit 1"
+PROOF_FORMAT: Final = "ssn-vault-disclosure-proof 1"
+EMPTY_ROOT: Final = sha256().hexdigest()
+SILENCE_MS: Final = 300_000  # between two checkpoints, from which on it is told
+_ROW: Final = ("event_id", "position", "domain", "token", "outcome", "salt")
+_LOG_SIGNATURE, _COSIGNATURE = b"\x01", b"\x04"
+_MOST_KEPT: Final = 200  # findings that are kept; all are counted
+_CLOCK_MS: Final = 60_000  # by which an export may miss an event that was already announced
+
+
+class InvalidError(ValueError):
+    """Something is not what it has to be; the text says what."""
+
+
+class Finding(NamedTuple):
+    """What is wrong, and where."""
+
+    where: str
+    what: str
+
+
+@dataclass
+class Report:
+    """What a verification found. Nothing is wrong when `count` is 0."""
+
+    entries: int = 0
+    disclosures: int = 0
+    checkpoints: int = 0
+    covered: int = 0  # entries under the newest checkpoint that fits
+    cosigned: int = 0  # entries under the newest checkpoint that the witness has cosigned
+    unsealed: int = 0  # events that have no place in the log yet
+    newest_ms: int = 0  # when the newest checkpoint was signed
+    count: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # worth knowing, not wrong
+
+    def found(self, where: str, what: str) -> None:
+        """Count a finding, and keep it while there is room."""
+        self.count += 1
+        if len(self.findings) < _MOST_KEPT:
+            self.findings.append(Finding(where, what))
+
+
+# Hashes
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """SHA-256(0x00 || data): RFC 6962, section 2.1."""
+    return sha256(b"\x00" + data).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """SHA-256(0x01 || left || right): RFC 6962, section 2.1."""
+    return sha256(b"\x01" + left + right).digest()
+
+
+class Frontier:
+    """A tree that only grows: the roots of its complete subtrees, largest first, are all it remembers."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.subtrees: list[bytes] = []  # one for each 1 in the size's binary form
+        self.completed: list[bytes] = []  # roots of the subtrees of 256, 65536 .. leaves that the last leaf completed
+
+    def append(self, leaf: bytes) -> None:
+        """Add a leaf hash."""
+        count, height = self.size, 0
+        self.completed = []
+        while count & 1:
+            leaf = node_hash(self.subtrees.pop(), leaf)
+            count, height = count >> 1, height + 1
+            if height % 8 == 0:
+                self.completed.append(leaf)
+        self.subtrees.append(leaf)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """The Merkle Tree Hash of what was added."""
+        if not self.subtrees:
+            return bytes.fromhex(EMPTY_ROOT)
+        root = self.subtrees[-1]
+        for left in reversed(self.subtrees[:-1]):
+            root = node_hash(left, root)
+        return root
+
+
+def root_from_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
+    """The root that `proof` leads to from leaf hash `leaf` at `index` of `size` (RFC 9162, section 2.1.3.2).
+
+    InvalidError when the proof has not the length that index and size ask for.
+    """
+    if not 0 <= index < size:
+        raise InvalidError("the index is not in the tree")
+    at, last, root = index, size - 1, leaf
+    for part in proof:
+        if last == 0:
+            raise InvalidError("the proof is too long")
+        if at & 1 or at == last:
+            root = node_hash(part, root)
+            while not at & 1 and at:
+                at, last = at >> 1, last >> 1
+        else:
+            root = node_hash(root, part)
+        at, last = at >> 1, last >> 1
+    if last:
+        raise InvalidError("the proof is too short")
+    return root
+
+
+def check_consistency(old: int, size: int, old_root: bytes, root: bytes, proof: Sequence[bytes]) -> None:
+    """InvalidError unless the tree of `size` begins with that of `old` (RFC 9162, section 2.1.4.2)."""
+    if not 0 <= old <= size:
+        raise InvalidError("a tree cannot be consistent with a larger one")
+    if old == 0 or old == size:
+        if proof or (old_root != root if old else old_root.hex() != EMPTY_ROOT):
+            raise InvalidError("the roots differ")
+        return
+    if not proof:
+        raise InvalidError("the proof is empty")
+    path = list(proof) if old & (old - 1) else [old_root, *proof]
+    at, last = old - 1, size - 1
+    while at & 1:
+        at, last = at >> 1, last >> 1
+    first = second = path[0]
+    for part in path[1:]:
+        if last == 0:
+            raise InvalidError("the proof is too long")
+        if at & 1 or at == last:
+            first, second = node_hash(part, first), node_hash(part, second)
+            while not at & 1 and at:
+                at, last = at >> 1, last >> 1
+        else:
+            second = node_hash(second, part)
+        at, last = at >> 1, last >> 1
+    if last or first != old_root or second != root:
+        raise InvalidError("the proof does not lead to these roots")
+
+
+# Signed notes
+
+
+class Keys(NamedTuple):
+    """Whose signatures count: the log's public keys, and a witness's name and key where one is demanded."""
+
+    log: Sequence[bytes]
+    witness: tuple[str, bytes] | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """A checkpoint whose log signature holds. `cosigned` says whether the demanded witness's does, too."""
+
+    origin: str
+    size: int
+    root: bytes
+    at_ms: int
+    text: str
+    cosigned: bool
+
+
+def read_keys(public_key: Path, witness_key: Path | None = None) -> Keys:
+    """The log's public keys (PEM, one block or more) and the witness's (signed-note's vkey), from files.
+
+    InvalidError when a file does not hold them, OSError when it cannot be read.
+    """
+    try:
+        text = public_key.read_text("utf-8")
+        blocks = [part + "-----END PUBLIC KEY-----\n" for part in text.split("-----END PUBLIC KEY-----")[:-1]]
+        loaded = [load_pem_public_key(block.encode()) for block in blocks]
+    except ValueError:
+        raise InvalidError("the public key file holds no PEM") from None
+    if not loaded or not all(isinstance(key, Ed25519PublicKey) for key in loaded):
+        raise InvalidError("the public key file holds no Ed25519 keys")
+    log = [key.public_bytes(Encoding.Raw, PublicFormat.Raw) for key in loaded]
+    if witness_key is None:
+        return Keys(log)
+    try:
+        name, identifier, encoded = witness_key.read_text("utf-8").strip().split("+", 2)
+        raw = _base64(encoded)
+    except ValueError:
+        raise InvalidError("the witness key file holds no verifier key") from None
+    if len(raw) != 33 or raw[:1] != _COSIGNATURE or _key_id(name, raw[:1], raw[1:]).hex() != identifier:
+        raise InvalidError("the witness key file holds no key for Ed25519 cosignatures")
+    return Keys(log, (name, raw[1:]))
+
+
+def check_note(note: str, keys: Keys) -> Head:
+    """The checkpoint in `note`. InvalidError unless it has the form and one of the log's keys has signed it.
+
+    A signature that names a known key and does not hold makes the whole note invalid (signed-note).
+    """
+    text, separator, signatures = note.rpartition("\n\n")
+    lines = text.split("\n")
+    if not separator or not signatures.endswith("\n") or len(lines) != 4 or not all(lines):
+        raise InvalidError("it has not the form of a checkpoint")
+    origin, size, root, time = lines
+    text += "\n"
+    try:
+        head = Head(origin, _decimal(size), _base64(root), _decimal(time.removeprefix("time ")), text, False)
+    except ValueError:
+        raise InvalidError("it has not the form of a checkpoint") from None
+    if not time.startswith("time ") or len(head.root) != 32:
+        raise InvalidError("it has not the form of a checkpoint")
+    signed = cosigned = False
+    for line in signatures[:-1].split("\n"):
+        mark, name, raw = _signature_line(line)
+        if not mark:
+            raise InvalidError("it has a malformed signature line")
+        if name == origin:
+            for key in keys.log:
+                if raw[:4] == _key_id(name, _LOG_SIGNATURE, key):
+                    _check_signature(key, raw[4:], text.encode(), "the log's signature does not hold")
+                    signed = True
+        if keys.witness and name == keys.witness[0]:
+            key = keys.witness[1]
+            if raw[:4] == _key_id(name, _COSIGNATURE, key):
+                message = f"cosignature/v1\ntime {int.from_bytes(raw[4:12])}\n{text}".encode()
+                _check_signature(key, raw[12:], message, "the witness's cosignature does not hold")
+                cosigned = True
+    if not signed:
+        raise InvalidError("it is not signed by a key of the log")
+    return Head(origin, head.size, head.root, head.at_ms, text, cosigned)
+
+
+def notes_in(path: Path) -> Iterator[str]:
+    """The whole notes of a checkpoint file, as many as it holds when this is called."""
+    end = path.stat().st_size
+    return _notes(path, end)
+
+
+def _notes(path: Path, end: int) -> Iterator[str]:
+    note, ended = "", False
+    with path.open("rb") as file:
+        for raw in file:
+            end -= len(raw)
+            if end < 0:
+                break
+            line = raw.decode("utf-8", "replace")
+            if line != "\n":
+                if ended:
+                    yield note
+                    note, ended = "", False
+                note += line
+            elif ended or note.endswith("\n\n"):  # two empty lines: a piece that was cut off, and set apart
+                note, ended = "", False
+            elif "\n\n— " in note:
+                ended = True
+            elif note:
+                note += line
+    if ended:
+        yield note
+
+
+def _signature_line(line: str) -> tuple[bool, str, bytes]:
+    mark, _, rest = line.partition(" ")
+    name, _, encoded = rest.partition(" ")
+    try:
+        raw = _base64(encoded)
+    except ValueError:
+        return False, "", b""
+    return mark == "—" and bool(name) and len(raw) > 4, name, raw
+
+
+def _check_signature(key: bytes, signature: bytes, message: bytes, complaint: str) -> None:
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+    except InvalidSignature:
+        raise InvalidError(complaint) from None
+
+
+def _key_id(name: str, kind: bytes, key: bytes) -> bytes:
+    return sha256(name.encode() + b"\n" + kind + key).digest()[:4]
+
+
+def _base64(text: str) -> bytes:
+    """Strictly: what is not the one way to write these bytes is refused."""
+    try:
+        raw = base64.b64decode(text.encode("ascii"), validate=True)
+    except (UnicodeEncodeError, binascii.Error):
+        raise InvalidError("it is not base64") from None
+    if base64.b64encode(raw).decode() != text:
+        raise InvalidError("it is not base64")
+    return raw
+
+
+def _decimal(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or (text[0] == "0" and text != "0") or len(text) > 18:
+        raise InvalidError("it is not a decimal number")
+    return int(text)
+
+
+# Events and proofs
+
+
+def canonical(value: Mapping[str, Any]) -> str:
+    """Canonical JSON (RFC 8785) of ASCII names, strings, integers and lists, which is all that a record holds."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def check_event(body: str, event_id: str, rows: Sequence[Sequence[Any]]) -> list[str]:
+    """What is wrong with an event and its disclosure rows (position, domain, token, outcome, salt), in words."""
+    try:
+        event = json.loads(body)
+        if not isinstance(event, dict) or canonical(event) != body:
+            raise ValueError
+    except (ValueError, RecursionError):
+        return ["the event is not canonical JSON"]
+    wrong = []
+    if event.get("id") != event_id:
+        wrong.append("the event says another id")
+    if [row[0] for row in rows] != list(range(len(rows))):
+        wrong.append("its disclosure rows are not numbered from 0 on")
+    if event.get("disclosures") != len(rows):
+        wrong.append(f"the event says {event.get('disclosures')} disclosure rows, {len(rows)} are there")
+    tree = Frontier()
+    for row in rows:
+        tree.append(leaf_hash(canonical(dict(zip(_ROW, (event_id, *row), strict=True))).encode()))
+    if event.get("root") != tree.root().hex():
+        wrong.append("its disclosure rows are not those that the event's root was made from")
+    return wrong
+
+
+def check_proof(text: str, keys: Keys) -> tuple[dict[str, Any], dict[str, Any], Head]:
+    """Event, disclosure row and checkpoint of a proof that one disclosure stands in the log.
+
+    InvalidError says which part does not hold. Another spelling of the same proof is refused.
+    """
+    try:
+        proof = json.loads(text)
+        if json.dumps(proof, ensure_ascii=False, indent=2, sort_keys=True) + "\n" != text:
+            raise ValueError
+        row = {name: proof["disclosure"][name] for name in _ROW}
+        path = [bytes.fromhex(part) for part in proof["disclosure_path"]]
+        if [part.hex() for part in path] != proof["disclosure_path"]:
+            raise ValueError
+        body = str(proof["event"])
+        event = json.loads(body)
+        size, position = int(event["disclosures"]), int(row["position"])
+        if proof["format"] != PROOF_FORMAT or canonical(event) != body or row != proof["disclosure"]:
+            raise ValueError
+        header, *lines = str(proof["log_proof"]).partition("\n\n")[0].split("\n")
+        note = str(proof["log_proof"]).partition("\n\n")[2]
+        index = _decimal(lines[0].removeprefix("index "))
+        hashes = [_base64(line) for line in lines[1:]]
+        if header != "c2sp.org/tlog-proof@v1" or not lines[0].startswith("index ") or len(proof) != 5:
+            raise ValueError
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        raise InvalidError("the file has not the form of a disclosure proof") from None
+    head = check_note(note, keys)
+    if row["event_id"] != event.get("id"):
+        raise InvalidError("the disclosure is of another event")
+    if root_from_inclusion(leaf_hash(canonical(row).encode()), position, size, path).hex() != event.get("root"):
+        raise InvalidError("the disclosure is not among those of the event")
+    if root_from_inclusion(leaf_hash(body.encode()), index, head.size, hashes) != head.root:
+        raise InvalidError("the event does not stand in the log under this checkpoint")
+    if keys.witness and not head.cosigned:
+        raise InvalidError("the checkpoint is not cosigned by the witness")
+    return event, row, head
+
+
+# The whole record
+
+
+@dataclass
+class Kept:
+    """Checkpoints that were kept outside the database. Those that are the log's own must stand in it as well."""
+
+    name: str
+    notes: Iterator[str]
+    own: bool = True
+    head: Head | None = None  # the next one
+    fits: int = 0  # entries under the last one that fitted
+
+
+class Announced:
+    """The events of a server's log stream, on disk while they wait to be met in the record."""
+
+    def __init__(self) -> None:
+        self._known = sqlite3.connect("")  # a temporary file
+        self._known.execute("CREATE TABLE event (id TEXT PRIMARY KEY, hash TEXT NOT NULL) WITHOUT ROWID")
+        self.notes: list[str] = []
+        self.contradictions: list[str] = []
+
+    def read(self, path: Path) -> None:
+        """Take in one file of JSON lines; lines of other kinds are passed over."""
+        with path.open("rb") as file:
+            for line in file:
+                if b"ssn_vault." not in line:
+                    continue
+                try:
+                    content = json.loads(line)
+                    if content.get("logger") == "ssn_vault.checkpoints":
+                        self.notes.append(str(content["note"]))
+                    elif content.get("logger") == "ssn_vault.events":
+                        for event_id, digest in content["events"]:
+                            self._add(str(event_id), str(digest))
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    continue  # cut off, or not ours
+
+    def meet(self, event_id: str, digest: str) -> bool:
+        """Whether the stream says nothing else of this event."""
+        row = self._known.execute("SELECT hash FROM event WHERE id = ?", (event_id,)).fetchone()
+        if row is not None:
+            self._known.execute("DELETE FROM event WHERE id = ?", (event_id,))
+        return row is None or bool(row[0] == digest)
+
+    def left(self) -> Iterator[str]:
+        """Ids of the events that were not met."""
+        return (row[0] for row in self._known.execute("SELECT id FROM event ORDER BY id"))
+
+    def _add(self, event_id: str, digest: str) -> None:
+        if not self._known.execute("INSERT OR IGNORE INTO event VALUES (?, ?)", (event_id, digest)).rowcount:
+            row = self._known.execute("SELECT hash FROM event WHERE id = ?", (event_id,)).fetchone()
+            if row[0] != digest:
+                self.contradictions.append(event_id)
+
+
+class Verifier:
+    """Takes the records of a log one after another and keeps only the edge of its tree."""
+
+    def __init__(self, keys: Keys, kept: Sequence[Kept] = (), announced: Announced | None = None) -> None:
+        self.report = Report()
+        self._keys = keys
+        self._kept = list(kept)
+        self._announced = announced
+        self._tree = Frontier()
+        self._next = 0  # position
+        self._gap = False  # a position was missing: roots cannot be compared any more
+        self._own = Kept("the log itself", iter(()))
+        self._number = 0
+        self._last: Head | None = None
+        self._texts: set[str] = set()  # checkpoints of the log itself over as many entries as there are now
+        self._cosigned = False  # whether any fitting checkpoint is
+        self._made_ms = 0  # when the records were read
+        self._live = False  # straight from the database: nothing announced before can be missing
+        self._ended = False
+        if announced is not None and announced.notes:
+            self._kept.append(Kept("the log stream", iter(announced.notes)))
+        for source in self._kept:
+            self._advance(source)
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        """One record; what is wrong with it goes into the report."""
+        try:
+            kind = next(iter(record))
+            if kind == "entry":
+                self._take_entry(record)
+            elif kind == "checkpoint":
+                self._take_checkpoint(record)
+            elif kind == "node":
+                self._take_node(*record["node"])
+            elif kind == "unsealed":
+                self.report.unsealed += 1
+                self._check_event(f"event {record['unsealed']}, not in the log yet", str(record["unsealed"]), record)
+            elif kind == "orphan":
+                self.report.found(f"{record['orphan']} {record['id']}", str(record["what"]))
+            elif kind == "bundle":
+                self._made_ms, self._live = int(record["made_ms"]), record.get("live") is True
+                if record["bundle"] != BUNDLE_FORMAT:
+                    self.report.found("the export", "it is of a form that this verifier does not know")
+            elif kind == "end":
+                self._ended = True
+                if (record["entries"], record["checkpoints"]) != (self._tree.size, self._number):
+                    self.report.found("the export", "it says another number of entries or checkpoints at its end")
+            else:
+                self.report.found("the export", "it has a record of an unknown kind")
+        except (StopIteration, KeyError, TypeError, ValueError, AttributeError):
+            self.report.found(f"the record after entry {self._tree.size - 1}", "it has not the form of a record")
+
+    def finish(self) -> Report:
+        """The report, when every record was taken."""
+        report = self.report
+        self._meet_kept()
+        self._leave_size()
+        report.entries = self._tree.size
+        if not self._ended:
+            report.found("the export", "its end is missing")
+        for source in self._kept:
+            self._check_beyond(source)
+        if self._keys.witness and report.cosigned < report.covered:
+            what = f"the witness has cosigned {report.cosigned} entries, the newest checkpoint covers {report.covered}"
+            report.found(f"entries {report.cosigned} to {report.covered - 1}", what)
+        elif self._keys.witness and not self._cosigned:
+            report.found("the checkpoints", "the witness has cosigned none of them")
+        if report.covered < report.entries:
+            report.notes.append(f"entries {report.covered} to {report.entries - 1} stand under no checkpoint yet")
+        if report.newest_ms and self._made_ms - report.newest_ms > SILENCE_MS:
+            report.notes.append(f"no checkpoint since {_time(report.newest_ms)}")
+        if report.unsealed:
+            report.notes.append(f"{report.unsealed} events wait for their place in the log")
+        self._check_announced()
+        return report
+
+    def _take_entry(self, record: Mapping[str, Any]) -> None:
+        position, event_id = record["entry"], str(record["id"])
+        where = f"entry {position} (event {event_id})"
+        if position != self._next:
+            self._gap = True
+            self.report.found(f"entry {self._next}", f"it is missing: the log goes on with entry {position}")
+        self._next = position + 1
+        stored = bytes.fromhex(record["leaf"])
+        leaf = self._check_event(where, event_id, record)
+        if leaf is not None and leaf != stored:
+            self.report.found(where, "the event was changed: it is not the one that this entry was made of")
+        # With the stored leaf the tree goes on as it was signed, so that every later fault is named by itself.
+        self._meet_kept()
+        self._leave_size()
+        self._tree.append(stored)
+
+    def _check_event(self, where: str, event_id: str, record: Mapping[str, Any]) -> bytes | None:
+        """Check an event with its rows; its leaf hash, None when it is gone."""
+        body, rows = record["event"], record["disclosures"]
+        if body is None:
+            self.report.found(where, "its event is gone")
+            return None
+        digest = sha256(body.encode()).hexdigest()
+        if record["hash"] != digest:
+            self.report.found(where, "the event's hash is not that of its body")
+        for wrong in check_event(body, event_id, rows):
+            self.report.found(where, wrong)
+        if self._announced is not None and not self._announced.meet(event_id, digest):
+            self.report.found(where, "the log stream announced another event under this id")
+        self.report.disclosures += len(rows)
+        return leaf_hash(body.encode())
+
+    def _take_checkpoint(self, record: Mapping[str, Any]) -> None:
+        where = f"checkpoint {record['checkpoint']}"
+        self._number += 1
+        if record["checkpoint"] != self._number:
+            self.report.found(f"checkpoint {self._number}", f"it is missing: the next one is {record['checkpoint']}")
+            self._number = record["checkpoint"]
+        head = self._head(where, str(record["note"]))
+        if head is None:
+            return
+        self.report.checkpoints += 1
+        if (head.size, head.at_ms) != (record["size"], record["at"]):
+            self.report.found(where, "the size or time beside it is not the signed one")
+        if self._last is not None:
+            if head.at_ms <= self._last.at_ms or head.size < self._last.size:
+                self.report.found(where, "it is not later than the one before it")
+            elif head.at_ms - self._last.at_ms > SILENCE_MS:
+                silence = f"no checkpoint between {_time(self._last.at_ms)} and {_time(head.at_ms)}"
+                self.report.notes.append(silence)
+            if head.origin != self._last.origin:
+                self.report.notes.append(f"from {where} on the log is called {head.origin}: was it restored?")
+        self._last = head
+        self._texts.add(head.text)
+        self._compare(where, head, self._own)
+
+    def _take_node(self, level: int, position: int, stored: str | None) -> None:
+        """A stored subtree root, met when its last leaf was taken."""
+        size = 256**level
+        where = f"node {position} of level {level} (entries {position * size} to {(position + 1) * size - 1})"
+        if self._gap or self._tree.size != (position + 1) * size:
+            return
+        if stored is None:
+            self.report.found(where, "it is missing")
+        elif self._tree.completed[level - 1].hex() != stored:
+            self.report.found(where, "it is not the root of its entries")
+
+    def _head(self, where: str, note: str) -> Head | None:
+        try:
+            return check_note(note, self._keys)
+        except InvalidError as error:
+            self.report.found(where, str(error))
+            return None
+
+    def _compare(self, where: str, head: Head, source: Kept) -> None:
+        """Hold a signed head against the tree, which has as many entries, or tell why it cannot be."""
+        if self._gap:
+            return
+        if head.size != self._tree.size:
+            if head.size > self._tree.size:
+                gone = head.size - self._tree.size
+                self.report.found(where, f"it covers {head.size} entries: the last {gone} were removed")
+            else:
+                self.report.found(where, f"it covers {head.size} entries, but comes after one of more")
+        elif head.root != self._tree.root():
+            span = f"an entry from {source.fits} to {head.size - 1}"
+            self.report.found(where, f"its root is another: {span} was changed, or it is of another history")
+        else:
+            source.fits = self.report.covered = head.size
+            self.report.newest_ms = max(self.report.newest_ms, head.at_ms)
+            if head.cosigned:
+                self._cosigned = True
+                self.report.cosigned = head.size
+
+    def _advance(self, source: Kept) -> None:
+        source.head = None
+        for note in source.notes:
+            source.head = self._head(f"a checkpoint in {source.name}", note)
+            if source.head is not None:
+                return
+
+    def _meet_kept(self) -> None:
+        """Compare the kept checkpoints over as many entries as there are now."""
+        for source in self._kept:
+            while source.head is not None and source.head.size <= self._tree.size:
+                where = f"the checkpoint of {_time(source.head.at_ms)} in {source.name}"
+                self._compare(where, source.head, source)
+                if source.own and not self._gap and source.head.text not in self._texts:
+                    self.report.found(where, "it does not stand among the log's own checkpoints")
+                self._advance(source)
+
+    def _leave_size(self) -> None:
+        self._texts.clear()
+
+    def _check_beyond(self, source: Kept) -> None:
+        """Kept checkpoints over more entries than there are: only a log that lost its end has them."""
+        furthest, count, newer = None, 0, 0
+        while source.head is not None:
+            if self._live or source.head.at_ms <= self._made_ms:
+                furthest, count = source.head, count + 1
+            else:
+                newer += 1
+            self._advance(source)
+        if newer:
+            self.report.notes.append(f"{newer} checkpoints in {source.name} are newer than the export")
+        if furthest is not None:
+            signed = f"{furthest.size} entries were signed at {_time(furthest.at_ms)}, {self._tree.size} are there"
+            where = f"entries {source.fits} to {furthest.size - 1}, by {count} checkpoints in {source.name}"
+            self.report.found(where, f"{signed}: the end was removed, or another history begins")
+
+    def _check_announced(self) -> None:
+        if self._announced is None:
+            return
+        for event_id in self._announced.contradictions:
+            self.report.found(f"event {event_id}", "the log stream announced it twice, with different hashes")
+        newer = 0
+        for event_id in self._announced.left():
+            made = int(event_id[:8] + event_id[9:13], 16)  # UUIDv7: RFC 9562, section 5.7
+            if not self._live and made > self._made_ms - _CLOCK_MS:
+                newer += 1
+            else:
+                self.report.found(f"event {event_id}", "the log stream announced it, but it is not in the record")
+        if newer:
+            self.report.notes.append(f"{newer} announced events are newer than the export")
+
+
+def _time(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def read_bundle(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The records of an export, line by line; a line that is no JSON object comes as an empty record."""
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = {}
+            yield record if isinstance(record, dict) else {}
+
+
+def words(report: Report) -> Iterator[str]:
+    """A report for people, a line each."""
+    for finding in report.findings:
+        yield f"WRONG  {finding.where}: {finding.what}"
+    if report.count > len(report.findings):
+        yield f"WRONG  .. and {report.count - len(report.findings)} more"
+    yield from (f"note   {note}" for note in report.notes)
+    covered = f"the newest checkpoint, of {_time(report.newest_ms)}, covers {report.covered}"
+    verdict = "NOT AS SIGNED" if report.count else "verified"
+    yield (
+        f"{verdict}: {report.entries} entries with {report.disclosures} disclosure rows, "
+        f"{report.checkpoints} checkpoints; {covered if report.newest_ms else 'no checkpoint covers them'}"
+    )
+
+
+def proof_words(event: Mapping[str, Any], row: Mapping[str, Any], head: Head) -> Iterator[str]:
+    """What a proof proves, for people, a line each."""
+    yield f"proven: token {row['token']} of domain {row['domain']}, {row['outcome']}"
+    for name in ("id", "kind", "client", "person", "purpose", "agreement", "view", "justification"):
+        if event.get(name):
+            yield f"  {name:14} {event[name]}"
+    yield f"  {'at':14} {_time(int(event['at']))}"
+    yield f"  {'sealed':14} {_time(head.at_ms)}, {head.origin}, {head.size} entries"
+
+
+def main(arguments: Sequence[str], write: Callable[[str], object] = print) -> int:
+    """Verify an export or a proof; 0 when it holds, 1 when it does not, 2 when it cannot be looked at."""
+    parser = argparse.ArgumentParser(description="Verify an ssn-vault export or disclosure proof, offline.")
+    parser.add_argument("file", type=Path, help="what `audit export` or `audit prove` wrote")
+    parser.add_argument("--public-key", type=Path, required=True, help="the log's public keys (PEM)")
+    parser.add_argument("--witness-key", type=Path, help="demand this witness's cosignature (vkey)")
+    parser.add_argument("--checkpoints", type=Path, action="append", default=[], help="the log's checkpoint file")
+    parser.add_argument("--witness-file", type=Path, action="append", default=[], help="a witness's checkpoint file")
+    parser.add_argument("--stream", type=Path, action="append", default=[], help="a server's log")
+    given = parser.parse_args(arguments)
+    try:
+        keys = read_keys(given.public_key, given.witness_key)
+        with given.file.open("rb") as file:
+            is_proof = file.read(3) != b'{"b'
+        if is_proof:
+            event, row, head = check_proof(given.file.read_text("utf-8"), keys)
+            lines: Iterable[str] = proof_words(event, row, head)
+            status = 0
+        else:
+            report = verify_all(read_bundle(given.file), keys, given.checkpoints, given.witness_file, given.stream)
+            lines, status = words(report), int(report.count > 0)
+    except InvalidError as error:
+        lines, status = [f"WRONG  {error}"], 1
+    except (OSError, UnicodeDecodeError) as error:
+        lines, status = [f"a file cannot be read: {type(error).__name__}"], 2
+    for line in lines:
+        write(line)
+    return status
+
+
+def verify_all(
+    records: Iterable[Mapping[str, Any]],
+    keys: Keys,
+    checkpoint_files: Sequence[Path] = (),
+    witness_files: Sequence[Path] = (),
+    streams: Sequence[Path] = (),
+) -> Report:
+    """Verify records against what was kept elsewhere. OSError when a file cannot be read.
+
+    What was kept is looked at first: a log that goes on meanwhile has everything that stood there by then.
+    """
+    kept = [Kept(str(path), notes_in(path)) for path in checkpoint_files]
+    kept += [Kept(str(path), notes_in(path), own=False) for path in witness_files]
+    announced = Announced() if streams else None
+    for path in streams:
+        if announced is not None:
+            announced.read(path)
+    verifier = Verifier(keys, kept, announced)
+    for record in records:
+        verifier.take(record)
+    return verifier.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

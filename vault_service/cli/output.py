@@ -1,0 +1,101 @@
+"""Where answers go, and in which form: a table for people, CSV, JSON, as they come from the database."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vault_service.cli.common import errors
+from vault_service.errors import ConfigurationError
+from vault_service.governance.spreadsheet import write_csv
+
+TABLE, CSV, JSON, HTML = "table", "csv", "json", "html"
+_ROWS: Final = 500  # of a table that is laid out in one piece
+
+
+def chosen_format(format_: str | None, default: str, *, json: bool) -> str:
+    """What --format and --json say together. ConfigurationError when they disagree."""
+    if json and format_ not in (None, JSON):
+        raise ConfigurationError("--json and --format name different formats")
+    return JSON if json else format_ or default
+
+
+@contextmanager
+def destination(output: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a new file that only its owner may read; on failure nothing of it stays.
+
+    ConfigurationError when the file is there already or cannot be made.
+    """
+    if output is None:
+        yield sys.stdout
+        return
+    try:
+        descriptor = os.open(output, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        raise ConfigurationError("--output names a file that exists already") from None
+    except (OSError, ValueError):
+        raise ConfigurationError("--output names a file that cannot be made") from None
+    try:
+        with open(descriptor, "w", encoding="utf-8") as out:
+            yield out
+    except BaseException:
+        output.unlink(missing_ok=True)
+        raise
+    errors.print("written", markup=False)
+
+
+def write_rows(
+    out: TextIO, format_: str, title: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """Rows as a table or CSV, of these columns; or as one JSON array, whole."""
+    if format_ == JSON:
+        _write_json(out, rows)
+    elif format_ == CSV:
+        write_csv(out, columns, ([_cell(row.get(column)) for column in columns] for row in rows))
+    else:
+        write_table(out, title, columns, ([row.get(column) for column in columns] for row in rows))
+
+
+def write_table(out: TextIO, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Tables of some hundred rows each; at least one."""
+    console = Console(file=out, highlight=False)
+    out.write(f"{title}\n")
+    left = iter(rows)
+    first = True
+    while (part := list(islice(left, _ROWS))) or first:
+        first = False
+        table = Table()
+        for position, column in enumerate(columns):
+            table.add_column(column, overflow="fold", no_wrap=position == 0)
+        for row in part:
+            table.add_row(*(Text(visible(_cell(cell))) for cell in row))
+        console.print(table)
+
+
+def visible(text: str) -> str:
+    """The text with everything that does not print written out: what a client sent must not steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "" if value is None else str(value)
+
+
+def _write_json(out: TextIO, rows: Iterable[Mapping[str, Any]]) -> None:
+    between = "[\n"
+    for row in rows:
+        out.write(between + json.dumps(row, ensure_ascii=False, sort_keys=True))
+        between = ",\n"
+    out.write("[]\n" if between == "[\n" else "\n]\n")

@@ -1,0 +1,1 @@
+"""Governance: what people ask of the record: who was given what, how often, and whom to notify."""

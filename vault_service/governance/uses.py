@@ -1,0 +1,73 @@
+"""Uses of numbers as the record has them: each requested or matched token with its call, and refused calls.
+
+The database comes in, `Use` after `Use` goes out, oldest first, in bounded memory. A record means "released for
+delivery"; where a record's row then did not open, a later event says so, and the use is marked as `lost`.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from vault_service.errors import Reason
+from vault_service.storage.engine import Store
+from vault_service.storage.event_queries import (
+    Event,
+    Sieve,
+    Span,
+    disclosures_of,
+    disclosures_of_token,
+    events_in,
+    fact,
+)
+from vault_service.storage.events import DisclosureRow
+
+CALLS: Final = ("tokenize", "detokenize", "linkagematch")
+REFUSALS: Final = "refusals"  # the kind of events that count what was refused in a flood
+LOSSES: Final = "outcome"  # the kind of events that say which rows of an earlier one did not open
+_UNOPENED: Final = "unopened"
+_ALL: Final = Sieve()
+_REASONS: Final = frozenset(Reason)
+
+
+class Use(NamedTuple):
+    """One token of a call; or, without a row, a call that has none. `lost`: the record did not open."""
+
+    event: Event
+    row: DisclosureRow | None
+    lost: bool = False
+
+
+def is_refused(facts: dict[str, Any]) -> bool:
+    """Whether an event is a refusal: of a call, of an order, or of many calls at once."""
+    return facts["kind"] == REFUSALS or facts.get("outcome") in _REASONS or facts.get("outcome") == "refused"
+
+
+def uses_of_token(store: Store, token: str, span: Span) -> Iterator[Use]:
+    """Every use of one token."""
+    unopened = disclosures_of_token(store, token, span, outcome=_UNOPENED)
+    lost = {str(event.facts.get("of")) for _, event in unopened}
+    for row, event in disclosures_of_token(store, token, span):
+        if row.outcome != _UNOPENED:
+            yield Use(event, row, event.id in lost)
+
+
+def uses_in(store: Store, span: Span, sieve: Sieve = _ALL, *, domain: str | None = None) -> Iterator[Use]:
+    """Each event of the span that passes the sieve, once without a row; then its rows, of one domain if named."""
+    lost = _lost(store, span)
+    for events in events_in(store, span, sieve):
+        calls = [event for event in events if event.facts["kind"] != LOSSES]
+        rows = disclosures_of(store, calls, domain=domain)
+        row = next(rows, None)
+        for event in calls:
+            yield Use(event, None)
+            while row is not None and row.event_id == event.id:
+                yield Use(event, row, (event.id, row.token) in lost)
+                row = next(rows, None)
+
+
+def _lost(store: Store, span: Span) -> frozenset[tuple[str, str]]:
+    """The calls and tokens whose record did not open: few, or something is badly wrong."""
+    lost = set()
+    for events in events_in(store, span, Sieve(((fact("kind", LOSSES),),))):
+        of = {event.id: str(event.facts.get("of")) for event in events if event.facts["kind"] == LOSSES}
+        lost |= {(of[row.event_id], row.token) for row in disclosures_of(store, events) if row.outcome == _UNOPENED}
+    return frozenset(lost)
