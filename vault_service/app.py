@@ -136,12 +136,13 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
     meter = RefusalMeter(settings.audit.refusals_per_minute)
     stream = HashStream(log.fileno())
     encryptions = EncryptionMeter()
-    seal = Seal(store, settings.audit.max_unsealed, settings.audit.sinks)
+    signer = LogSigner(vault)
+    seal = Seal(store, signer, settings.audit.max_unsealed, settings.audit.sinks)
     runner = Runner(store, control, keyring, meter, encryptions, stream, seal, limits)
     await asyncio.to_thread(_first_state, store, control)
     keyring.start()
     replica = uuid.uuid4().hex
-    sequencer = _sequencer(settings, store, vault, stream, replica)
+    sequencer = _sequencer(settings, store, signer, stream, replica)
     shipper = _shipper(settings, store, log, replica)
     await asyncio.to_thread(seal.start)
     orders = OrderProcessor(store, control, stream, replica)
@@ -247,7 +248,9 @@ def _checked_store(settings: Settings, login: DatabaseLogin | None) -> Store:
     return store
 
 
-def _sequencer(settings: Settings, store: Store, vault: Vault, stream: HashStream, replica: str) -> Sequencer | None:
+def _sequencer(
+    settings: Settings, store: Store, signer: LogSigner, stream: HashStream, replica: str
+) -> Sequencer | None:
     """The sequencer, started; None where this server may not seal the log."""
     audit = settings.audit
     if not audit.sequence:
@@ -256,7 +259,7 @@ def _sequencer(settings: Settings, store: Store, vault: Vault, stream: HashStrea
     if audit.witness_url and audit.witness_key_file:
         key = VerifierKey.read(audit.witness_key_file)
         witness = Witness(audit.witness_url, key, audit.witness_ca_file, audit.witness_timeout)
-    sequencer = Sequencer(store, LogSigner(vault), stream, audit, settings.origin, replica, witness)
+    sequencer = Sequencer(store, signer, stream, audit, settings.origin, replica, witness)
     sequencer.start()
     return sequencer
 

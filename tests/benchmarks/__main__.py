@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from rich.table import Table
 
 from ssn_vault_client import Profile
 from ssnvault.v1 import ssn_vault_pb2 as pb
-from tests.benchmarks import floors, load
+from tests.benchmarks import floors, load, record
+from tests.benchmarks.result import Row
 from tests.support.postgres import postgres_server
 from tests.support.stack import Stack, free_port
 from vault_service.cli.key_work import KeyWork
@@ -33,20 +34,6 @@ from vault_service.orders.state import MOST_ROWS_PER_SECOND
 
 RUNS = int(os.environ.get("BENCH_RUNS", "5"))
 PLENTY = {"per_call: 100 ": "per_call: 1000 ", "per_day: 1000000 ": "per_day: 50000000 "}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the result; rates are items a second, latencies milliseconds."""
-
-    database: str
-    what: str
-    rate: float
-    floor: str
-    floor_rate: float
-    ratio: float
-    p50_ms: float
-    p99_ms: float
 
 
 class Numbers:
@@ -266,7 +253,8 @@ def measure(database: str, url: str | None, directory: Path) -> tuple[list[Row],
         try:
             bench = Bench(stack, database, echoes[0], echoes[1], url or f"sqlite:///{directory / 'ssn-vault.db'}")
             bench.run()
-            return bench.rows, resident_mebibytes(stack.server.pid)
+            resident = resident_mebibytes(stack.server.pid)
+            return [*bench.rows, *record.measure(stack, database, RUNS, bench.numbers.take)], resident
         finally:
             for process in processes:
                 process.terminate()

@@ -12,6 +12,7 @@ from vault_service.audit.stream import HashStream
 from vault_service.config import load_settings
 from vault_service.keys.encryptions import EncryptionMeter
 from vault_service.keys.keyring import Keyring
+from vault_service.keys.log_signer import LogSigner
 from vault_service.operations.runner import Runner
 from vault_service.orders.control import Control
 from vault_service.orders.state import Signers
@@ -29,7 +30,7 @@ def runner_inside(stack: Stack) -> Iterator[Runner]:
     control = Control(store, vault.public_keys, signers, keyring)
     sink = os.open(os.devnull, os.O_WRONLY)
     try:
-        seal = Seal(store, settings.audit.max_unsealed, [])
+        seal = Seal(store, LogSigner(vault), settings.audit.max_unsealed, [])
         seal.look()
         meters = RefusalMeter(60), EncryptionMeter()
         yield Runner(store, control, keyring, *meters, HashStream(sink), seal, settings.limits)

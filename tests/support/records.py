@@ -21,7 +21,7 @@ from vault_service.audit.checkpoint import ED25519, Checkpoint, signature_line
 from vault_service.audit.merkle import Tree, leaf_hash
 from vault_service.keys.log_signer import LogSigner
 from vault_service.storage import log
-from vault_service.storage.tables import disclosure, event, log_checkpoint, log_leaf, log_node
+from vault_service.storage.tables import disclosure, event, linkage_record, log_checkpoint, log_leaf, log_node
 
 _PLACE = re.compile(r"(?:entry|entries)(?: from)? (\d+)(?: to (\d+))?")
 
@@ -36,6 +36,7 @@ class Record:
     bodies: dict[str, str] = field(default_factory=dict)
     disclosures: list[Any] = field(default_factory=list)
     checkpoints: list[Any] = field(default_factory=list)
+    linked: list[str] = field(default_factory=list)
     signer: LogSigner | None = None
 
     def load(self) -> None:
@@ -46,6 +47,7 @@ class Record:
             "SELECT event_id, position, token FROM disclosure ORDER BY event_id, position"
         )
         self.checkpoints = self.stack.query("SELECT number, size, at, note FROM log_checkpoint ORDER BY number")
+        self.linked = [row[0] for row in self.stack.query("SELECT event_id FROM linkage_record ORDER BY event_id")]
         self.signer = LogSigner(self.stack.root())
 
     @property
@@ -73,9 +75,11 @@ class Record:
         with engine.connect() as connection:
             if engine.dialect.name == "postgresql":
                 connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+                connection.exec_driver_sql("ALTER TABLE log_leaf DROP CONSTRAINT log_begins_at_0")
             else:
                 driver: Any = connection.connection.driver_connection
                 driver.execute("PRAGMA foreign_keys = OFF")
+                driver.execute("PRAGMA ignore_check_constraints = ON")
                 for (name,) in connection.exec_driver_sql(
                     "SELECT name FROM sqlite_master WHERE type = 'trigger'"
                 ).all():
@@ -205,6 +209,16 @@ class Mutations:
         values = {"id": identifier, "body": body, "hash": sha256(body.encode()).digest()}
         c.execute(sa.insert(event), values)
         return identifier
+
+    def do_insert_before_the_first_entry(self, c: sa.Connection) -> str:
+        identifier = self.do_insert_event(c)
+        c.execute(sa.insert(log_leaf), {"position": -1, "event_id": identifier, "hash": self._bytes()})
+        return identifier
+
+    def do_delete_linkage_record(self, c: sa.Connection) -> int:
+        event_id = self.random.choice(self.record.linked)
+        c.execute(sa.delete(linkage_record).where(linkage_record.c.event_id == event_id))
+        return self.record.position_of(event_id)
 
     def do_insert_disclosures_of_nobody(self, c: sa.Connection) -> str:
         identifier = f"01a20f78-0000-7000-8000-{self.random.randrange(16**12):012x}"

@@ -12,10 +12,10 @@ Values come in and text goes out, and back. The verifier reads them with code of
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -45,6 +45,25 @@ class Checkpoint:
     def note(self, lines: Iterable[str]) -> str:
         """The text with its signature lines."""
         return self.text + "\n" + "".join(lines)
+
+
+class _Signature(Protocol):
+    @property
+    def public_key(self) -> bytes: ...
+    @property
+    def signature(self) -> bytes: ...
+
+
+class Signer(Protocol):
+    """The log's key. Both raise SigningError."""
+
+    def sign(self, text: bytes) -> _Signature:
+        """An Ed25519 signature, and the public key that proves it."""
+        ...
+
+    def public_keys(self, *, anew: bool = False) -> Sequence[bytes]:
+        """The public keys of all versions that are known, or asked for anew."""
+        ...
 
 
 def key_id(name: str, kind: bytes, public_key: bytes) -> bytes:
@@ -79,6 +98,14 @@ def parse_signed(note: str, public_keys: Iterable[bytes]) -> Checkpoint:
         if any(_signs(line, checkpoint, key) for line in lines):
             return checkpoint
     raise LogDamagedError("a checkpoint is not signed by the log's key")
+
+
+def signed_checkpoint(note: str, signer: Signer) -> Checkpoint:
+    """The checkpoint in `note` by the log's own keys. LogDamagedError unless one of them has signed it."""
+    try:
+        return parse_signed(note, signer.public_keys())
+    except LogDamagedError:  # perhaps signed under a version that is new to this server
+        return parse_signed(note, signer.public_keys(anew=True))
 
 
 def _signs(line: str, checkpoint: Checkpoint, public_key: bytes) -> bool:

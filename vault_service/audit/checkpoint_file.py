@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final
 
 _TAIL_BYTES: Final = 16_384  # a note has a few hundred
-_SIGNATURES: Final = "\n\n— "
+_MARK: Final = "— "
+_NEWLINE: Final = "\n"
 
 
 class CheckpointFile:
@@ -23,12 +24,15 @@ class CheckpointFile:
         self.path = path
 
     def append(self, note: str) -> None:
-        """Add a note and have it on the disk."""
+        """Add a note and have it on the disk, unless the last one there is as new."""
         with self._open() as descriptor:
             end = os.lseek(descriptor, 0, os.SEEK_END)
-            whole = _whole(self._tail(descriptor))
+            tail = self._tail(descriptor)
+            notes = split_notes(tail)
+            if notes and _head(note) <= _head(notes[-1]):
+                return  # another process that shares the file was faster: what it wrote is newer
             data = note.encode() + b"\n"
-            if not whole:
+            if tail and not (notes and tail.endswith(notes[-1] + "\n")):
                 data = b"\n\n\n" + data  # what was cut off before stays apart from what is whole
             try:
                 written = os.write(descriptor, data)
@@ -44,7 +48,10 @@ class CheckpointFile:
         if not self.path.exists():
             return None
         with self._open() as descriptor:
-            notes = split_notes(self._tail(descriptor))
+            tail = self._tail(descriptor)
+            notes = split_notes(tail)
+            if not notes and os.fstat(descriptor).st_size > _TAIL_BYTES:
+                raise OSError("the end of the checkpoint file holds no whole note")
         return notes[-1] if notes else None
 
     @contextmanager
@@ -66,14 +73,27 @@ class CheckpointFile:
 
 
 def split_notes(text: str) -> list[str]:
-    """The whole notes in a piece of a checkpoint file, as they were appended; pieces of notes are left out."""
-    # The last block is empty, or not ended yet.
-    blocks = text.replace(_SIGNATURES, "\0").split("\n\n")[:-1]
-    return [block.lstrip("\n").replace("\0", _SIGNATURES) + "\n" for block in blocks if block.count("\0") == 1]
+    """The whole notes in a piece of a checkpoint file, as they were appended; pieces of notes are left out.
+
+    A note is two blocks, text and signatures, each ended by an empty line. Two empty lines behind the second
+    say that it was cut off, and set apart from what came next.
+    """
+    blocks = text.split("\n\n")
+    notes = []
+    for body, signatures, behind in zip(blocks, blocks[1:], blocks[2:], strict=False):
+        whole = signatures.startswith(_MARK) and not behind.startswith("\n")
+        if whole and not body.startswith(_MARK):
+            notes.append(f"{body.lstrip(_NEWLINE)}\n\n{signatures}\n")
+    return notes
 
 
-def _whole(tail: str) -> bool:
-    return not tail or tail.endswith("\n\n")
+def _head(note: str) -> tuple[int, int]:
+    """Size and time that a note says; (0, 0) for what says none."""
+    lines = note.split("\n", 4)
+    try:
+        return int(lines[1]), int(lines[3].removeprefix("time "))
+    except (IndexError, ValueError):
+        return 0, 0
 
 
 def _cut_back(descriptor: int, end: int) -> None:

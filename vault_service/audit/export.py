@@ -6,21 +6,26 @@ for the verifier to find.
 """
 
 import json
+import re
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, TextIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, TextIO, TypeVar
 
 import sqlalchemy as sa
 
 from vault_service.storage import log
-from vault_service.storage.events import DisclosureRow, disclosures_of_events
+from vault_service.storage.events import disclosures_of_events
+from vault_service.storage.linkages import linked_events
 
 FORMAT: Final = "ssn-vault-audit 1"
-_PAGE: Final = 1_000  # entries, whose disclosure rows are in memory together
+_PAGE: Final = 1_000  # entries read at once,
+_ROWS: Final = 20_000  # and disclosure rows that are in memory together
+_COUNT: Final = re.compile(r'"disclosures":([0-9]{1,9})[,}]')
 _NODES: Final = 256
 _STRAYS: Final = 100  # that are named of each kind
 
 Record = Mapping[str, Any]
+_Row = TypeVar("_Row", bound=log.EntryRow | log.PendingRow)
 
 
 def records(connection: sa.Connection, origin: str, *, live: bool) -> Iterator[Record]:
@@ -32,9 +37,8 @@ def records(connection: sa.Connection, origin: str, *, live: bool) -> Iterator[R
     at = count = 0
     nodes = _Nodes(connection)
     while rows := log.entries(connection, at, _PAGE):
-        disclosed = disclosures_of_events(connection, [row.event_id for row in rows])
-        for row in rows:
-            yield {"entry": row.position, "id": row.event_id, "leaf": row.hash.hex(), **_event(row, disclosed)}
+        for row, event in _with_rows(connection, rows):
+            yield {"entry": row.position, "id": row.event_id, "leaf": row.hash.hex(), **event}
             count += 1
             if live:
                 yield from nodes.completed_by(row.position)
@@ -43,9 +47,8 @@ def records(connection: sa.Connection, origin: str, *, live: bool) -> Iterator[R
     yield from checkpoints.rest()
     last = ""
     while waiting := log.waiting_after(connection, last, _PAGE):
-        disclosed = disclosures_of_events(connection, [row.event_id for row in waiting])
-        for one in waiting:
-            yield {"unsealed": one.event_id, **_event(one, disclosed)}
+        for one, event in _with_rows(connection, waiting):
+            yield {"unsealed": one.event_id, **event}
         last = waiting[-1].event_id
     for table, found, what in log.strays(connection, _STRAYS):
         yield {"orphan": table, "id": found, "what": what}
@@ -61,10 +64,35 @@ def write(stream: TextIO, found: Iterator[Record]) -> Iterator[Record]:
         yield record
 
 
-def _event(row: log.EntryRow | log.PendingRow, disclosed: Mapping[str, list[DisclosureRow]]) -> dict[str, Any]:
-    digest = row.event_hash if isinstance(row, log.EntryRow) else row.hash
-    rows = [list(one[1:]) for one in disclosed.get(row.event_id, [])]
-    return {"hash": digest and digest.hex(), "event": row.body, "disclosures": rows}
+def _with_rows(connection: sa.Connection, rows: Sequence[_Row]) -> Iterator[tuple[_Row, dict[str, Any]]]:
+    """Each row with what its event's record holds; as many together as have a bounded number of disclosure rows."""
+    together: list[_Row] = []
+    expected = 0
+    for row in rows:
+        found = _COUNT.search(row.body or "")
+        expected += int(found[1]) if found else 1
+        together.append(row)
+        if expected >= _ROWS:
+            yield from _read_rows(connection, together)
+            together, expected = [], 0
+    yield from _read_rows(connection, together)
+
+
+def _read_rows(connection: sa.Connection, rows: Sequence[_Row]) -> Iterator[tuple[_Row, dict[str, Any]]]:
+    ids = [row.event_id for row in rows]
+    disclosed = disclosures_of_events(connection, ids) if ids else {}
+    linked = linked_events(connection, ids) if ids else frozenset()
+    for row in rows:
+        digest = row.event_hash if isinstance(row, log.EntryRow) else row.hash
+        yield (
+            row,
+            {
+                "hash": digest and digest.hex(),
+                "event": row.body,
+                "linkage": row.event_id in linked,
+                "disclosures": [list(one[1:]) for one in disclosed.get(row.event_id, [])],
+            },
+        )
 
 
 class _Ahead:

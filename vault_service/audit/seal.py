@@ -1,8 +1,9 @@
 """Whether the record is being sealed: what Detokenize and LinkageMatch ask before they give anything out.
 
-A look at the database says until when they may go on: `max_unsealed` after the oldest event that no checkpoint
-covers, and after the last acknowledgement of each sink. No look, no extension: when the database, the
-sequencer or a sink is away for too long, the time runs out by itself (NIST SP 800-53, AU-5).
+A look at the database says until when they may go on: `max_unsealed` after the newest checkpoint was signed,
+after the oldest event that it does not cover, and after the last acknowledgement of each sink. A checkpoint
+counts by the log's signature, not by its row. No look, no extension: when the database, the sequencer or a sink
+is away for too long, the time runs out by itself (NIST SP 800-53, AU-5).
 """
 
 import threading
@@ -13,20 +14,24 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 
-from vault_service.errors import CallError, Reason, StoreError
+from vault_service.audit.checkpoint import Checkpoint, Signer, signed_checkpoint
+from vault_service.errors import CallError, LogDamagedError, Reason, SigningError
 from vault_service.storage import log
 from vault_service.storage.engine import Store, database_now, describe
 
 _LOOK_SECONDS: Final = 0.5
+_CLOCK_SECONDS: Final = 60.0  # by which clocks may differ
 _log: Final = structlog.stdlib.get_logger("ssn_vault.seal")
 
 
 class Seal:
     """One server's knowledge of how fresh the log's seal is. Any thread may ask."""
 
-    def __init__(self, store: Store, max_unsealed: float, sinks: Sequence[str]) -> None:
+    def __init__(self, store: Store, signer: Signer, max_unsealed: float, sinks: Sequence[str]) -> None:
         """`max_unsealed` in seconds; `sinks` are the names of the sinks that must acknowledge."""
         self._store = store
+        self._signer = signer
+        self._newest: tuple[str, Checkpoint] | None = None  # the note that was checked last
         self._max_unsealed = max_unsealed
         self._sinks = sinks
         self._good_until = 0.0  # monotonic seconds
@@ -34,6 +39,7 @@ class Seal:
         self._first_seen: tuple[str, float] = ("", 0.0)  # the oldest unsealed event, and since when it is known
         self._rolled_back = False
         self._held = True
+        self._told = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="seal", daemon=True)
 
@@ -61,8 +67,8 @@ class Seal:
         """Look at the database once."""
         now = time.monotonic()
         with self._store.reading() as connection:
-            newest = log.newest_checkpoint(connection)
-            oldest = log.oldest_unsealed(connection)
+            newest = self._checked(log.newest_checkpoint(connection))
+            oldest = log.oldest_unsealed(connection, newest.size if newest else 0)
             sinks = log.sinks(connection)
             database_ms = database_now(connection)
         covered = newest.size if newest else 0
@@ -70,10 +76,13 @@ class Seal:
             if not self._rolled_back:
                 _log.critical("the log was rolled back", covered=covered, known=self._largest)
             self._rolled_back = True
+            self._good_until = 0.0
             return
         self._rolled_back = False
         self._largest = covered
-        ages = [0.0 if oldest is None else self._age(oldest, now, database_ms)]
+        # Signed anew every so often, also when nothing happens: an old one says that nobody seals.
+        ages = [0.0 if newest is None else (database_ms - newest.at_ms) / 1000]
+        ages += [0.0 if oldest is None else self._age(oldest, now, database_ms)]
         ages += [_seconds_since(sinks[name], database_ms) if name in sinks else float("inf") for name in self._sinks]
         self._good_until = now + self._max_unsealed - max(ages)
 
@@ -84,6 +93,14 @@ class Seal:
             self._first_seen = event_id, since = event_id, now
         made_ms = int(event_id[:8] + event_id[9:13], 16)  # RFC 9562, section 5.7
         return max(0.0, now - since, (database_ms - made_ms) / 1000)
+
+    def _checked(self, row: log.CheckpointRow | None) -> Checkpoint | None:
+        """The checkpoint of a row. LogDamagedError or SigningError when it cannot be told by the log's signature."""
+        if row is None:
+            return None
+        if self._newest is None or self._newest[0] != row.note:
+            self._newest = row.note, signed_checkpoint(row.note, self._signer)
+        return self._newest[1]
 
     def _run(self) -> None:
         while not self._stop.wait(_LOOK_SECONDS):
@@ -96,10 +113,19 @@ class Seal:
         try:
             self.look()
         except sa.exc.SQLAlchemyError as error:
-            _log.warning("cannot look at the seal", error=describe(error))
-        except (StoreError, ValueError) as error:  # an id that is no UUID is not ours
-            _log.error("cannot look at the seal", error=type(error).__name__)
+            told = describe(error)
+        except (LogDamagedError, SigningError) as error:
+            told = str(error)
+        except Exception as error:  # noqa: BLE001 - the next look must still come
+            told = type(error).__name__
+        else:
+            told = ""
+        if told and told != self._told:
+            _log.error("cannot look at the seal", detail=told)
+        self._told = told
 
 
 def _seconds_since(row: log.SinkRow, database_ms: int) -> float:
-    return max(0.0, (database_ms - row.acknowledged_at) / 1000)
+    """Since a sink's acknowledgement; one from the future is none."""
+    since = (database_ms - row.acknowledged_at) / 1000
+    return since if since > -_CLOCK_SECONDS else float("inf")

@@ -9,48 +9,33 @@ does not fit an earlier checkpoint (database, file, memory, witness) is not sign
 backup stops the seal, and with it, after `max_unsealed`, everything that gives numbers out.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 import structlog
 
-from vault_service.audit.checkpoint import ED25519, Checkpoint, parse_signed, signature_line
+from vault_service.audit.checkpoint import ED25519, Checkpoint, Signer, signature_line, signed_checkpoint
 from vault_service.audit.checkpoint_file import CheckpointFile
 from vault_service.audit.merkle import Tree, leaf_hash
-from vault_service.audit.sinks import FILE, WITNESS, AheadError, SinkError, Witness
+from vault_service.audit.sinks import FILE, WITNESS, AheadError, ForkError, SinkError, Witness
 from vault_service.audit.stream import HashStream
 from vault_service.config import AuditSettings
 from vault_service.errors import CallError, LogDamagedError, SigningError, StoreError
 from vault_service.storage import log
 from vault_service.storage.engine import Store, database_now, describe
+from vault_service.storage.replicas import running
 
 _LEAVES_A_BATCH: Final = 2_000
 _IDLE_SECONDS: Final = 60.0  # between checkpoints when nothing happens, so that silence is visible
 _READ_BACK: Final = 5_000  # entries read at once
+_BATCHES_A_SEAL: Final = 25  # while a long queue is worked off
+_STAND_BACK: Final = 2  # holds of the lease, for which a server that cannot seal leaves it to others
 _log: Final = structlog.stdlib.get_logger("ssn_vault.sequencer")
-
-
-class _Signature(Protocol):
-    @property
-    def public_key(self) -> bytes: ...
-    @property
-    def signature(self) -> bytes: ...
-
-
-class Signer(Protocol):
-    """The log's key. Both raise SigningError."""
-
-    def sign(self, text: bytes) -> _Signature:
-        """An Ed25519 signature, and the public key that proves it."""
-        ...
-
-    def public_keys(self, *, anew: bool = False) -> Sequence[bytes]:
-        """The public keys of all versions that are known, or asked for anew."""
-        ...
 
 
 class _Known(NamedTuple):
@@ -59,6 +44,8 @@ class _Known(NamedTuple):
     where: str
     size: int
     root: bytes
+    at_ms: int
+    stored: bool = False  # in the database: its entries were read back when it was signed
 
 
 class Sequencer:
@@ -88,6 +75,9 @@ class Sequencer:
         self._idle = min(_IDLE_SECONDS, settings.max_unsealed / 3)
         self._last: _Known | None = None  # what this server signed last
         self._last_at = 0.0  # monotonic seconds; 0: sign when the lease is won
+        self._witness_asked = False  # whether the witness has told what it knows since the lease was won
+        self._failing_since = 0.0  # monotonic seconds; 0: sealing works
+        self._stand_back_until = 0.0
         self._told = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
@@ -106,10 +96,18 @@ class Sequencer:
         """Move and seal what is there; False when another server does it."""
         with self._store.reading() as connection:
             holder = log.holder(connection, database_now(connection))
-        if holder not in (None, self._replica) or not self._claim():
+        waits = time.monotonic() < self._stand_back_until
+        if waits or holder not in (None, self._replica) or not self._claim():
             self._last_at = 0.0
+            self._witness_asked = False
             return False
-        moved = self._move_all()
+        moved = self._move()
+        for batch in itertools.count(1):
+            if moved < _LEAVES_A_BATCH:
+                break
+            if batch % _BATCHES_A_SEAL == 0:
+                self._seal()
+            moved = self._move()
         if moved or self._behind() or time.monotonic() - self._last_at >= self._idle:
             self._seal()
         return True
@@ -143,11 +141,30 @@ class Sequencer:
         except Exception as error:  # noqa: BLE001 - the next attempt must still come
             self._tell("error", "the log is not sealed", type(error).__name__)
         else:
-            if self._told:
+            if done and self._told:
                 _log.warning("the log is sealed again")
                 self._told = ""
+            self._failing_since = 0.0
             return done
+        self._perhaps_stand_back()
         return True
+
+    def _perhaps_stand_back(self) -> None:
+        """Leave the lease to others, where there are any, once sealing has failed here for as long as it lasts."""
+        now, hold = time.monotonic(), self._hold_ms / 1000
+        self._failing_since = self._failing_since or now
+        if now - self._failing_since < hold:
+            return
+        self._failing_since = 0.0
+        try:
+            with self._store.transaction() as tx:
+                if len(running(tx.connection, tx.now_ms)) > 1:
+                    log.release(tx, self._replica)
+                    self._stand_back_until = now + _STAND_BACK * hold
+        except (StoreError, sa.exc.SQLAlchemyError):
+            return
+        if self._stand_back_until > now:
+            _log.warning("sealing is left to another server for a while")
 
     def _tell(self, level: str, what: str, detail: str) -> None:
         if detail != self._told:
@@ -157,12 +174,6 @@ class Sequencer:
     def _claim(self) -> bool:
         with self._store.transaction() as tx:
             return log.claim(tx, self._replica, self._hold_ms)
-
-    def _move_all(self) -> int:
-        total = 0
-        while (moved := self._move()) == _LEAVES_A_BATCH:
-            total += moved
-        return total + moved
 
     def _move(self) -> int:
         """One batch of waiting events to the next positions, committed; how many."""
@@ -192,15 +203,19 @@ class Sequencer:
             return log.size(connection) > (newest.size if newest else 0)
 
     def _seal(self) -> None:
-        """Sign the head of what is committed, and hand it on."""
+        """Sign the head of what is committed, and hand it on; again in the next round while a sink does not take it."""
+        self._last_at = 0.0
         with self._store.reading() as connection:
-            size = log.size(connection)
             newest = log.newest_checkpoint(connection)
-            root = self._checked_root(connection, size, newest)
-        checkpoint = Checkpoint(self._origin, size, root, time.time_ns() // 1_000_000)
+            known = self._known_heads(newest)
+            size = log.size(connection)  # after the heads, which others may have signed meanwhile
+            root = self._checked_root(connection, size, known)
+        # Never earlier than the one before, whatever this server's clock says.
+        now = max(time.time_ns() // 1_000_000, *(head.at_ms + 1 for head in known), 0)
+        checkpoint = Checkpoint(self._origin, size, root, now)
         signed = self._signer.sign(checkpoint.text.encode())
         note = checkpoint.note([signature_line(self._origin, ED25519, signed.public_key, signed.signature)])
-        self._last = _Known("this server's memory", size, root)
+        self._last = _Known("this server's memory", size, root, now)
         cosigned = self._cosigned(checkpoint, note)
         note += cosigned or ""
         with self._store.transaction() as tx:
@@ -210,20 +225,22 @@ class Sequencer:
             log.insert_checkpoint(tx, log.CheckpointRow(number, size, checkpoint.at_ms, note))
             if cosigned is not None:
                 log.acknowledge(tx, WITNESS, size)
-        self._last_at = time.monotonic()
+        self._stream.announce_checkpoint(note)
         if self._file is not None:
             self._keep_in_file(self._file, note, size)
-        self._stream.announce_checkpoint(note)
+        if self._witness is not None and cosigned is None:
+            raise StoreError("the witness has not cosigned")
+        self._last_at = time.monotonic()
 
-    def _checked_root(self, connection: sa.Connection, size: int, newest: log.CheckpointRow | None) -> bytes:
+    def _checked_root(self, connection: sa.Connection, size: int, heads: Sequence[_Known]) -> bytes:
         """The root of the committed tree. LogDamagedError unless it continues every head that is known."""
         tree = _tree(connection)
-        for known in self._known_heads(newest):
+        for known in heads:
             if known.size > size:
                 raise LogDamagedError(f"the log has {size} entries, but {known.where} has {known.size}")
             if tree.root(known.size) != known.root:
                 raise LogDamagedError(f"the log's first {known.size} entries are not those of {known.where}")
-        first = newest.size if newest else 0
+        first = max((known.size for known in heads if known.stored), default=0)
         while first < size:
             rows = log.entries(connection, first, min(_READ_BACK, size - first))
             for at, row in enumerate(rows):
@@ -246,26 +263,23 @@ class Sequencer:
                 raise StoreError(f"the checkpoint file cannot be read ({type(error).__name__})") from None
             if last is not None:
                 notes.append(("the checkpoint file", last))
-        if self._witness is not None and not self._last_at:  # new to the lease: the witness may know more
+        if self._witness is not None and not self._witness_asked:  # new to the lease: the witness may know more
             try:
                 seen = self._witness.latest(self._origin)
             except SinkError as error:
                 _log.error("the witness does not tell what it has seen", detail=str(error))
                 seen = None
+            else:
+                self._witness_asked = True
             if seen is not None:
                 notes.append(("the witness", seen))
         for where, note in notes:
-            head = self._parsed(note)
+            head = signed_checkpoint(note, self._signer)
             if where == "the checkpoint file" and head.origin != self._origin:
                 raise LogDamagedError("the checkpoint file is of another log: move it aside to begin a new one")
-            heads.append(_Known(where, head.size, head.root))
+            stored = newest is not None and note == newest.note
+            heads.append(_Known(where, head.size, head.root, head.at_ms, stored=stored))
         return heads
-
-    def _parsed(self, note: str) -> Checkpoint:
-        try:
-            return parse_signed(note, self._signer.public_keys())
-        except LogDamagedError:  # perhaps signed under a version that is new to this server
-            return parse_signed(note, self._signer.public_keys(anew=True))
 
     def _cosigned(self, checkpoint: Checkpoint, note: str) -> str | None:
         if self._witness is None:
@@ -278,17 +292,29 @@ class Sequencer:
         try:
             return self._witness.cosign(checkpoint, note, consistency)
         except AheadError as error:
+            self._believe(error, checkpoint.size)
+            return None
+        except ForkError as error:
             raise LogDamagedError(str(error)) from None
         except SinkError as error:
             _log.error("no cosignature", detail=str(error))
             return None
 
+    def _believe(self, ahead: AheadError, size: int) -> None:
+        """LogDamagedError when the witness shows a longer log under this log's own signature."""
+        with self._store.reading() as connection:
+            if log.size(connection) > size:
+                raise StoreError("the log has grown meanwhile")
+        seen = self._witness.latest(self._origin) if self._witness else None
+        if seen is not None and signed_checkpoint(seen, self._signer).size > size:
+            raise LogDamagedError(str(ahead))
+        _log.error("no cosignature", detail=str(ahead))
+
     def _keep_in_file(self, file: CheckpointFile, note: str, size: int) -> None:
         try:
             file.append(note)
         except OSError as error:
-            _log.error("the checkpoint file does not take it", error=type(error).__name__, number=error.errno)
-            return
+            raise StoreError(f"the checkpoint file does not take it ({type(error).__name__})") from None
         with self._store.transaction() as tx:
             log.acknowledge(tx, FILE, size)
 

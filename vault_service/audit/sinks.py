@@ -7,13 +7,15 @@ here against its key. Every failure is a SinkError: the sink has not acknowledge
 import base64
 import binascii
 import http.client
+import re
 import ssl
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -26,6 +28,8 @@ WITNESS: Final = "witness"
 _LARGEST_ANSWER: Final = 65_536  # bytes
 _CONFLICT: Final = 409
 _NOT_FOUND: Final = 404
+_FORK: Final = 422
+_SIZE: Final = re.compile(rb"[0-9]{1,18}\s*")
 
 
 class SinkError(SsnVaultError):
@@ -33,8 +37,11 @@ class SinkError(SsnVaultError):
 
 
 class AheadError(SinkError):
-    """The witness has seen a longer log than this one: the database was rolled back, or another log goes under
-    its name."""
+    """The witness says that it has seen a longer log than this one."""
+
+
+class ForkError(SinkError):
+    """The witness says that the log does not continue what it has cosigned."""
 
 
 class _NothingError(SinkError):
@@ -69,8 +76,9 @@ class Witness:
         self._key = key
         self._seconds = seconds
         self._size: int | None = None  # what the witness has seen last, as far as known
+        self._asked: threading.Thread | None = None  # the request that is under way
         context = ssl.create_default_context(cafile=str(ca_file)) if ca_file else None
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoRedirects()]
         if context:
             handlers.append(urllib.request.HTTPSHandler(context=context))
         self._opener = urllib.request.build_opener(*handlers)
@@ -78,7 +86,8 @@ class Witness:
     def cosign(self, checkpoint: Checkpoint, note: str, consistency: Callable[[int, int], Sequence[bytes]]) -> str:
         """The witness's signature line under `note`; `consistency(old, size)` makes the proof that it asks for.
 
-        AheadError when it knows a longer log, SinkError when it does not cosign or is away.
+        AheadError when it says that it knows a longer log, ForkError when it says that this one does not continue
+        what it knows, SinkError when it does not cosign or is away.
         """
         for _ in range(2):  # once more when it tells which size it knows
             old = self._size or 0
@@ -107,6 +116,28 @@ class Witness:
             return None
 
     def _send(self, url: str, body: str | None) -> str:
+        """One request, ended after its seconds however slowly an answer drips in."""
+        if self._asked is not None and self._asked.is_alive():
+            raise SinkError("the witness is away (it still holds the last request)")
+        outcome: list[str | Exception] = []
+
+        def ask() -> None:
+            try:
+                outcome.append(self._request(url, body))
+            except Exception as error:  # noqa: BLE001 - raised again by whoever waits
+                outcome.append(error)
+
+        self._asked = threading.Thread(target=ask, name="witness-request", daemon=True)
+        self._asked.start()
+        self._asked.join(self._seconds)
+        if not outcome:
+            raise SinkError("the witness is away (TimeoutError)")
+        answer = outcome[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _request(self, url: str, body: str | None) -> str:
         data = None if body is None else body.encode()
         request = urllib.request.Request(url, data, {"Content-Type": "text/plain"})  # noqa: S310 - https, or loopback
         try:
@@ -116,6 +147,8 @@ class Witness:
             with error:
                 if error.code == _CONFLICT:
                     raise _ConflictError(error.read(_LARGEST_ANSWER)) from None
+                if error.code == _FORK:
+                    raise ForkError("the witness says that the log does not continue what it has cosigned") from None
                 if error.code == _NOT_FOUND:
                     raise _NothingError("the witness does not know this log") from None
                 raise SinkError(f"the witness answers {error.code}") from None
@@ -141,10 +174,16 @@ class Witness:
         raise SinkError("the witness's answer is not signed by its key")
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A witness stands where it was said to stand."""
+
+    def redirect_request(self, *_arguments: Any, **_named: Any) -> None:
+        """Nowhere else."""
+
+
 class _ConflictError(Exception):
     def __init__(self, body: bytes) -> None:
         super().__init__("conflict")
-        text = body.strip()
-        if not text.isdigit():
+        if not _SIZE.fullmatch(body):
             raise SinkError("the witness's answer is not understood")
-        self.size = int(text)
+        self.size = int(body)

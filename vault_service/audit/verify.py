@@ -36,8 +36,13 @@ EMPTY_ROOT: Final = sha256().hexdigest()
 SILENCE_MS: Final = 300_000  # between two checkpoints, from which on it is told
 _ROW: Final = ("event_id", "position", "domain", "token", "outcome", "salt")
 _LOG_SIGNATURE, _COSIGNATURE = b"\x01", b"\x04"
-_MOST_KEPT: Final = 200  # findings that are kept; all are counted
-_CLOCK_MS: Final = 60_000  # by which an export may miss an event that was already announced
+_HASH_BYTES: Final = 32
+_MOST_SIGNATURES: Final = 32  # under one note
+_MOST_KEPT: Final = 200  # findings and notes that are kept; findings are all counted
+_CLOCK_MS: Final = 60_000  # between an event's making and the checkpoint that covers it, where an export is older
+_FOREVER: Final = 2**62
+_LAST_MS: Final = 253_402_300_800_000  # the end of the year 9999
+_HIGHEST_LEVEL: Final = 7  # of nodes: more entries than any log has
 
 
 class InvalidError(ValueError):
@@ -62,6 +67,8 @@ class Report:
     cosigned: int = 0  # entries under the newest checkpoint that the witness has cosigned
     unsealed: int = 0  # events that have no place in the log yet
     newest_ms: int = 0  # when the newest checkpoint was signed
+    made_ms: int = 0  # when the records were read, by their own words
+    origin: str = ""  # the log's name, by its own words
     count: int = 0
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # worth knowing, not wrong
@@ -71,6 +78,11 @@ class Report:
         self.count += 1
         if len(self.findings) < _MOST_KEPT:
             self.findings.append(Finding(where, what))
+
+    def noted(self, note: str) -> None:
+        """Keep a note while there is room."""
+        if len(self.notes) < _MOST_KEPT:
+            self.notes.append(note)
 
 
 # Hashes
@@ -123,6 +135,7 @@ def root_from_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[byte
     """
     if not 0 <= index < size:
         raise InvalidError("the index is not in the tree")
+    _need_hashes([leaf, *proof])
     at, last, root = index, size - 1, leaf
     for part in proof:
         if last == 0:
@@ -143,6 +156,7 @@ def check_consistency(old: int, size: int, old_root: bytes, root: bytes, proof: 
     """InvalidError unless the tree of `size` begins with that of `old` (RFC 9162, section 2.1.4.2)."""
     if not 0 <= old <= size:
         raise InvalidError("a tree cannot be consistent with a larger one")
+    _need_hashes([old_root, root, *proof])
     if old == 0 or old == size:
         if proof or (old_root != root if old else old_root.hex() != EMPTY_ROOT):
             raise InvalidError("the roots differ")
@@ -168,6 +182,12 @@ def check_consistency(old: int, size: int, old_root: bytes, root: bytes, proof: 
         raise InvalidError("the proof does not lead to these roots")
 
 
+def _need_hashes(values: Iterable[bytes]) -> None:
+    """InvalidError unless all are 32 bytes: two hashes side by side could be cut at another place."""
+    if any(len(value) != _HASH_BYTES for value in values):
+        raise InvalidError("a hash has not 32 bytes")
+
+
 # Signed notes
 
 
@@ -187,6 +207,7 @@ class Head:
     root: bytes
     at_ms: int
     text: str
+    signed: tuple[str, ...]  # the log's signature lines that hold
     cosigned: bool
 
 
@@ -225,15 +246,18 @@ def check_note(note: str, keys: Keys) -> Head:
     lines = text.split("\n")
     if not separator or not signatures.endswith("\n") or len(lines) != 4 or not all(lines):
         raise InvalidError("it has not the form of a checkpoint")
+    if not note.replace("\n", "").isprintable() or signatures.count("\n") > _MOST_SIGNATURES:
+        raise InvalidError("it has not the form of a signed note")
     origin, size, root, time = lines
     text += "\n"
     try:
-        head = Head(origin, _decimal(size), _base64(root), _decimal(time.removeprefix("time ")), text, False)
+        head = Head(origin, _decimal(size), _base64(root), _decimal(time.removeprefix("time ")), text, (), False)
     except ValueError:
         raise InvalidError("it has not the form of a checkpoint") from None
     if not time.startswith("time ") or len(head.root) != 32:
         raise InvalidError("it has not the form of a checkpoint")
-    signed = cosigned = False
+    signed: list[str] = []
+    cosigned = False
     for line in signatures[:-1].split("\n"):
         mark, name, raw = _signature_line(line)
         if not mark:
@@ -242,7 +266,7 @@ def check_note(note: str, keys: Keys) -> Head:
             for key in keys.log:
                 if raw[:4] == _key_id(name, _LOG_SIGNATURE, key):
                     _check_signature(key, raw[4:], text.encode(), "the log's signature does not hold")
-                    signed = True
+                    signed.append(line + "\n")
         if keys.witness and name == keys.witness[0]:
             key = keys.witness[1]
             if raw[:4] == _key_id(name, _COSIGNATURE, key):
@@ -251,7 +275,7 @@ def check_note(note: str, keys: Keys) -> Head:
                 cosigned = True
     if not signed:
         raise InvalidError("it is not signed by a key of the log")
-    return Head(origin, head.size, head.root, head.at_ms, text, cosigned)
+    return Head(origin, head.size, head.root, head.at_ms, text, tuple(signed), cosigned)
 
 
 def notes_in(path: Path) -> Iterator[str]:
@@ -290,7 +314,8 @@ def _signature_line(line: str) -> tuple[bool, str, bytes]:
         raw = _base64(encoded)
     except ValueError:
         return False, "", b""
-    return mark == "—" and bool(name) and len(raw) > 4, name, raw
+    good_name = name.isprintable() and not any(c.isspace() or c == "+" for c in name) and bool(name)
+    return mark == "—" and good_name and len(raw) > 4, name, raw
 
 
 def _check_signature(key: bytes, signature: bytes, message: bytes, complaint: str) -> None:
@@ -395,39 +420,43 @@ def check_proof(text: str, keys: Keys) -> tuple[dict[str, Any], dict[str, Any], 
 
 @dataclass
 class Kept:
-    """Checkpoints that were kept outside the database. Those that are the log's own must stand in it as well."""
+    """Checkpoints that were kept outside the database, in any order. The log's own must stand in it as well."""
 
     name: str
-    notes: Iterator[str]
+    notes: Iterable[str]
     own: bool = True
-    head: Head | None = None  # the next one
-    fits: int = 0  # entries under the last one that fitted
 
 
 class Announced:
-    """The events of a server's log stream, on disk while they wait to be met in the record."""
+    """The events and checkpoints of servers' log streams, on disk while they wait to be met in the record."""
 
     def __init__(self) -> None:
-        self._known = sqlite3.connect("")  # a temporary file
+        self._known = sqlite3.connect("", isolation_level=None)  # a temporary file
         self._known.execute("CREATE TABLE event (id TEXT PRIMARY KEY, hash TEXT NOT NULL) WITHOUT ROWID")
-        self.notes: list[str] = []
+        self._known.execute("CREATE TABLE note (text TEXT PRIMARY KEY) WITHOUT ROWID")
+        self.events = 0
         self.contradictions: list[str] = []
 
     def read(self, path: Path) -> None:
-        """Take in one file of JSON lines; lines of other kinds are passed over."""
+        """Take in one file of JSON lines, whatever a log collector put before them; other lines are passed over."""
         with path.open("rb") as file:
             for line in file:
                 if b"ssn_vault." not in line:
                     continue
                 try:
-                    content = json.loads(line)
+                    content = json.loads(line[line.index(b"{") :])
                     if content.get("logger") == "ssn_vault.checkpoints":
-                        self.notes.append(str(content["note"]))
+                        self._known.execute("INSERT OR IGNORE INTO note VALUES (?)", (str(content["note"]),))
                     elif content.get("logger") == "ssn_vault.events":
                         for event_id, digest in content["events"]:
                             self._add(str(event_id), str(digest))
-                except (ValueError, KeyError, TypeError, AttributeError):
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     continue  # cut off, or not ours
+
+    @property
+    def notes(self) -> Iterator[str]:
+        """The checkpoints that were announced."""
+        return (row[0] for row in self._known.execute("SELECT text FROM note"))
 
     def meet(self, event_id: str, digest: str) -> bool:
         """Whether the stream says nothing else of this event."""
@@ -441,40 +470,114 @@ class Announced:
         return (row[0] for row in self._known.execute("SELECT id FROM event ORDER BY id"))
 
     def _add(self, event_id: str, digest: str) -> None:
-        if not self._known.execute("INSERT OR IGNORE INTO event VALUES (?, ?)", (event_id, digest)).rowcount:
-            row = self._known.execute("SELECT hash FROM event WHERE id = ?", (event_id,)).fetchone()
-            if row[0] != digest:
-                self.contradictions.append(event_id)
+        if self._known.execute("INSERT OR IGNORE INTO event VALUES (?, ?)", (event_id, digest)).rowcount:
+            self.events += 1
+            return
+        row = self._known.execute("SELECT hash FROM event WHERE id = ?", (event_id,)).fetchone()
+        if row[0] != digest:
+            self.contradictions.append(event_id)
+
+
+class _KeptHead(NamedTuple):
+    """One kept checkpoint whose signature holds."""
+
+    size: int
+    at_ms: int
+    root: bytes
+    cosigned: bool
+
+
+@dataclass
+class _Source:
+    """Kept checkpoints of one place by size, the next one first. `fits`: entries under the last that fitted."""
+
+    name: str
+    heads: Iterator[_KeptHead]
+    head: _KeptHead | None = None
+    fits: int = 0
+    fitted: int = 0
+
+    def advance(self) -> None:
+        """Go to the next one."""
+        self.head = next(self.heads, None)
+
+
+class _Memory:
+    """Checkpoints on disk: those kept elsewhere, to be met in the order of their size, and the log's own."""
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)  # a temporary file
+        self._database.execute(
+            "CREATE TABLE kept (source TEXT, own INTEGER, size INTEGER, at INTEGER, root BLOB, cosigned INTEGER,"
+            " text BLOB, PRIMARY KEY (source, size, at, text)) WITHOUT ROWID"
+        )
+        self._database.execute("CREATE TABLE own (text BLOB PRIMARY KEY) WITHOUT ROWID")
+
+    def keep(self, source: str, own: bool, head: Head) -> None:
+        """A checkpoint that was kept in `source`."""
+        row = (source, own, head.size, head.at_ms, head.root, head.cosigned, _digest(head))
+        self._database.execute("INSERT OR IGNORE INTO kept VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def meet(self, head: Head) -> None:
+        """A checkpoint of the log itself."""
+        self._database.execute("INSERT OR IGNORE INTO own VALUES (?)", (_digest(head),))
+
+    def of(self, source: str) -> Iterator[_KeptHead]:
+        """What was kept in a source, by size."""
+        query = "SELECT size, at, root, cosigned FROM kept WHERE source = ? ORDER BY size, at"
+        return (_KeptHead(row[0], row[1], row[2], bool(row[3])) for row in self._database.execute(query, (source,)))
+
+    def missing(self, size: int, at_ms: int) -> Iterator[tuple[str, int]]:
+        """Source and time of what should stand among the log's own: over `size` entries, signed at `at_ms`, at most."""
+        query = (
+            "SELECT source, at FROM kept LEFT JOIN own USING (text)"
+            " WHERE kept.own AND own.text IS NULL AND size <= ? AND at <= ? ORDER BY size, at"
+        )
+        return ((row[0], row[1]) for row in self._database.execute(query, (size, at_ms)))
+
+
+def _digest(head: Head) -> bytes:
+    return sha256(head.text.encode()).digest()
 
 
 class Verifier:
-    """Takes the records of a log one after another and keeps only the edge of its tree."""
+    """Takes the records of a log one after another and keeps only the edge of its tree in memory."""
 
-    def __init__(self, keys: Keys, kept: Sequence[Kept] = (), announced: Announced | None = None) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        kept: Sequence[Kept] = (),
+        announced: Announced | None = None,
+        *,
+        older: bool = False,
+    ) -> None:
+        """`older` says that an export may be older than what was kept: what is behind its end is then not asked for."""
         self.report = Report()
         self._keys = keys
-        self._kept = list(kept)
         self._announced = announced
+        self._older = older
+        self._memory = _Memory()
+        self._sources = [self._load(source) for source in kept]
         self._tree = Frontier()
         self._next = 0  # position
         self._gap = False  # a position was missing: roots cannot be compared any more
-        self._own = Kept("the log itself", iter(()))
+        self._own = _Source("the log itself", iter(()))
         self._number = 0
         self._last: Head | None = None
-        self._texts: set[str] = set()  # checkpoints of the log itself over as many entries as there are now
         self._cosigned = False  # whether any fitting checkpoint is
-        self._made_ms = 0  # when the records were read
-        self._live = False  # straight from the database: nothing announced before can be missing
-        self._ended = False
-        if announced is not None and announced.notes:
-            self._kept.append(Kept("the log stream", iter(announced.notes)))
-        for source in self._kept:
-            self._advance(source)
+        self._begun = self._ended = False
+        self._live = False  # straight from the database
+        if announced is not None:
+            if not announced.events:
+                self.report.found("the log stream", "it announces no event")
+            self._sources.append(self._load(Kept("the log stream", announced.notes), may_be_empty=True))
 
     def take(self, record: Mapping[str, Any]) -> None:
         """One record; what is wrong with it goes into the report."""
         try:
             kind = next(iter(record))
+            if (kind == "bundle") is self._begun or self._ended:
+                self.report.found("the export", "its first record is no header, or a record stands where none may")
             if kind == "entry":
                 self._take_entry(record)
             elif kind == "checkpoint":
@@ -487,41 +590,48 @@ class Verifier:
             elif kind == "orphan":
                 self.report.found(f"{record['orphan']} {record['id']}", str(record["what"]))
             elif kind == "bundle":
-                self._made_ms, self._live = int(record["made_ms"]), record.get("live") is True
-                if record["bundle"] != BUNDLE_FORMAT:
-                    self.report.found("the export", "it is of a form that this verifier does not know")
+                self._take_header(record)
             elif kind == "end":
                 self._ended = True
                 if (record["entries"], record["checkpoints"]) != (self._tree.size, self._number):
                     self.report.found("the export", "it says another number of entries or checkpoints at its end")
             else:
                 self.report.found("the export", "it has a record of an unknown kind")
-        except (StopIteration, KeyError, TypeError, ValueError, AttributeError):
+        except (StopIteration, KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError):
             self.report.found(f"the record after entry {self._tree.size - 1}", "it has not the form of a record")
+        self._begun = True
 
     def finish(self) -> Report:
         """The report, when every record was taken."""
         report = self.report
         self._meet_kept()
-        self._leave_size()
         report.entries = self._tree.size
         if not self._ended:
             report.found("the export", "its end is missing")
-        for source in self._kept:
+        for source in self._sources:
             self._check_beyond(source)
-        if self._keys.witness and report.cosigned < report.covered:
+        newest_ms = self._last.at_ms if self._last else 0
+        for name, at_ms in self._memory.missing(self._tree.size, _FOREVER if self._live else newest_ms):
+            report.found(f"the checkpoint of {_time(at_ms)} in {name}", "it is not among the log's own checkpoints")
+        if report.covered == 0 < report.entries and not self._gap:
+            report.found("the checkpoints", "none covers an entry")
+        if self._keys.witness and (report.cosigned < report.covered or not self._cosigned):
             what = f"the witness has cosigned {report.cosigned} entries, the newest checkpoint covers {report.covered}"
             report.found(f"entries {report.cosigned} to {report.covered - 1}", what)
-        elif self._keys.witness and not self._cosigned:
-            report.found("the checkpoints", "the witness has cosigned none of them")
         if report.covered < report.entries:
-            report.notes.append(f"entries {report.covered} to {report.entries - 1} stand under no checkpoint yet")
-        if report.newest_ms and self._made_ms - report.newest_ms > SILENCE_MS:
-            report.notes.append(f"no checkpoint since {_time(report.newest_ms)}")
+            report.noted(f"entries {report.covered} to {report.entries - 1} stand under no checkpoint yet")
+        if report.newest_ms and report.made_ms - report.newest_ms > SILENCE_MS:
+            report.noted(f"no checkpoint since {_time(report.newest_ms)}")
         if report.unsealed:
-            report.notes.append(f"{report.unsealed} events wait for their place in the log")
-        self._check_announced()
+            report.noted(f"{report.unsealed} events wait for their place in the log")
+        self._check_announced(newest_ms)
         return report
+
+    def _take_header(self, record: Mapping[str, Any]) -> None:
+        if record["bundle"] != BUNDLE_FORMAT:
+            self.report.found("the export", "it is of a form that this verifier does not know")
+        self.report.origin = str(record["origin"])
+        self.report.made_ms, self._live = int(record["made_ms"]), record.get("live") is True
 
     def _take_entry(self, record: Mapping[str, Any]) -> None:
         position, event_id = record["entry"], str(record["id"])
@@ -531,12 +641,12 @@ class Verifier:
             self.report.found(f"entry {self._next}", f"it is missing: the log goes on with entry {position}")
         self._next = position + 1
         stored = bytes.fromhex(record["leaf"])
+        _need_hashes([stored])
         leaf = self._check_event(where, event_id, record)
         if leaf is not None and leaf != stored:
             self.report.found(where, "the event was changed: it is not the one that this entry was made of")
         # With the stored leaf the tree goes on as it was signed, so that every later fault is named by itself.
         self._meet_kept()
-        self._leave_size()
         self._tree.append(stored)
 
     def _check_event(self, where: str, event_id: str, record: Mapping[str, Any]) -> bytes | None:
@@ -550,6 +660,8 @@ class Verifier:
             self.report.found(where, "the event's hash is not that of its body")
         for wrong in check_event(body, event_id, rows):
             self.report.found(where, wrong)
+        if '"asked_sha256":' in body and not record["linkage"]:
+            self.report.found(where, "its sealed list of the tokens asked about is gone")
         if self._announced is not None and not self._announced.meet(event_id, digest):
             self.report.found(where, "the log stream announced another event under this id")
         self.report.disclosures += len(rows)
@@ -560,7 +672,7 @@ class Verifier:
         self._number += 1
         if record["checkpoint"] != self._number:
             self.report.found(f"checkpoint {self._number}", f"it is missing: the next one is {record['checkpoint']}")
-            self._number = record["checkpoint"]
+            self._number = int(record["checkpoint"])
         head = self._head(where, str(record["note"]))
         if head is None:
             return
@@ -571,16 +683,17 @@ class Verifier:
             if head.at_ms <= self._last.at_ms or head.size < self._last.size:
                 self.report.found(where, "it is not later than the one before it")
             elif head.at_ms - self._last.at_ms > SILENCE_MS:
-                silence = f"no checkpoint between {_time(self._last.at_ms)} and {_time(head.at_ms)}"
-                self.report.notes.append(silence)
+                self.report.noted(f"no checkpoint between {_time(self._last.at_ms)} and {_time(head.at_ms)}")
             if head.origin != self._last.origin:
-                self.report.notes.append(f"from {where} on the log is called {head.origin}: was it restored?")
+                self.report.noted(f"from {where} on the log is called {head.origin}: was it restored?")
         self._last = head
-        self._texts.add(head.text)
-        self._compare(where, head, self._own)
+        self._memory.meet(head)
+        self._compare(where, _KeptHead(head.size, head.at_ms, head.root, head.cosigned), self._own)
 
     def _take_node(self, level: int, position: int, stored: str | None) -> None:
         """A stored subtree root, met when its last leaf was taken."""
+        if not 1 <= level <= _HIGHEST_LEVEL:
+            raise ValueError
         size = 256**level
         where = f"node {position} of level {level} (entries {position * size} to {(position + 1) * size - 1})"
         if self._gap or self._tree.size != (position + 1) * size:
@@ -597,7 +710,7 @@ class Verifier:
             self.report.found(where, str(error))
             return None
 
-    def _compare(self, where: str, head: Head, source: Kept) -> None:
+    def _compare(self, where: str, head: _KeptHead, source: _Source) -> None:
         """Hold a signed head against the tree, which has as many entries, or tell why it cannot be."""
         if self._gap:
             return
@@ -612,64 +725,78 @@ class Verifier:
             self.report.found(where, f"its root is another: {span} was changed, or it is of another history")
         else:
             source.fits = self.report.covered = head.size
+            source.fitted += 1
             self.report.newest_ms = max(self.report.newest_ms, head.at_ms)
             if head.cosigned:
                 self._cosigned = True
                 self.report.cosigned = head.size
 
-    def _advance(self, source: Kept) -> None:
-        source.head = None
-        for note in source.notes:
-            source.head = self._head(f"a checkpoint in {source.name}", note)
-            if source.head is not None:
-                return
+    def _load(self, kept: Kept, *, may_be_empty: bool = False) -> _Source:
+        """Take in what was kept, each checkpoint checked by itself; a place that holds none proves nothing."""
+        empty = True
+        for note in kept.notes:
+            empty = False
+            if head := self._head(f"a checkpoint in {kept.name}", note):
+                self._memory.keep(kept.name, kept.own, head)
+        if empty and not may_be_empty:
+            self.report.found(kept.name, "it holds no checkpoint")
+        source = _Source(kept.name, self._memory.of(kept.name))
+        source.advance()
+        return source
 
     def _meet_kept(self) -> None:
         """Compare the kept checkpoints over as many entries as there are now."""
-        for source in self._kept:
+        for source in self._sources:
             while source.head is not None and source.head.size <= self._tree.size:
-                where = f"the checkpoint of {_time(source.head.at_ms)} in {source.name}"
-                self._compare(where, source.head, source)
-                if source.own and not self._gap and source.head.text not in self._texts:
-                    self.report.found(where, "it does not stand among the log's own checkpoints")
-                self._advance(source)
+                self._compare(f"the checkpoint of {_time(source.head.at_ms)} in {source.name}", source.head, source)
+                source.advance()
 
-    def _leave_size(self) -> None:
-        self._texts.clear()
-
-    def _check_beyond(self, source: Kept) -> None:
-        """Kept checkpoints over more entries than there are: only a log that lost its end has them."""
+    def _check_beyond(self, source: _Source) -> None:
+        """Kept checkpoints over more entries than there are: the log lost its end, or the export is older."""
         furthest, count, newer = None, 0, 0
         while source.head is not None:
-            if self._live or source.head.at_ms <= self._made_ms:
-                furthest, count = source.head, count + 1
-            else:
+            if self._older and not self._live and self._last and source.head.at_ms > self._last.at_ms:
                 newer += 1
-            self._advance(source)
+            else:
+                furthest, count = source.head, count + 1
+            source.advance()
+        self.report.noted(f"{source.name}: {source.fitted} checkpoints fit, the last over {source.fits} entries")
         if newer:
-            self.report.notes.append(f"{newer} checkpoints in {source.name} are newer than the export")
+            self.report.noted(f"{source.name}: {newer} checkpoints are newer than the export, and were not asked for")
         if furthest is not None:
             signed = f"{furthest.size} entries were signed at {_time(furthest.at_ms)}, {self._tree.size} are there"
             where = f"entries {source.fits} to {furthest.size - 1}, by {count} checkpoints in {source.name}"
-            self.report.found(where, f"{signed}: the end was removed, or another history begins")
+            older = "" if self._live else ", or the export is older (--older)"
+            self.report.found(where, f"{signed}: the end was removed, another history begins{older}")
 
-    def _check_announced(self) -> None:
+    def _check_announced(self, newest_ms: int) -> None:
         if self._announced is None:
             return
         for event_id in self._announced.contradictions:
             self.report.found(f"event {event_id}", "the log stream announced it twice, with different hashes")
-        newer = 0
+        newer = left = 0
         for event_id in self._announced.left():
-            made = int(event_id[:8] + event_id[9:13], 16)  # UUIDv7: RFC 9562, section 5.7
-            if not self._live and made > self._made_ms - _CLOCK_MS:
+            left += 1
+            if self._older and not self._live and _made_ms(event_id) > newest_ms - _CLOCK_MS:
                 newer += 1
             else:
                 self.report.found(f"event {event_id}", "the log stream announced it, but it is not in the record")
+        self.report.noted(f"the log stream: {self._announced.events - left} of {self._announced.events} events met")
         if newer:
-            self.report.notes.append(f"{newer} announced events are newer than the export")
+            self.report.noted(f"the log stream: {newer} events are newer than the export, and were not asked for")
+
+
+def _made_ms(event_id: str) -> int:
+    """When an event was made, by its id (UUIDv7: RFC 9562, section 5.7); 0 for what is none."""
+    try:
+        return int(event_id[:8] + event_id[9:13], 16)
+    except ValueError:
+        return 0
 
 
 def _time(milliseconds: int) -> str:
+    if not 0 <= milliseconds < _LAST_MS:
+        return f"{milliseconds} ms"
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
@@ -685,28 +812,33 @@ def read_bundle(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def words(report: Report) -> Iterator[str]:
-    """A report for people, a line each."""
+    """A report for people, a line each; what stands in the record cannot write lines of its own."""
     for finding in report.findings:
-        yield f"WRONG  {finding.where}: {finding.what}"
+        yield _plain(f"WRONG  {finding.where}: {finding.what}")
     if report.count > len(report.findings):
         yield f"WRONG  .. and {report.count - len(report.findings)} more"
-    yield from (f"note   {note}" for note in report.notes)
+    yield from (_plain(f"note   {note}") for note in report.notes)
     covered = f"the newest checkpoint, of {_time(report.newest_ms)}, covers {report.covered}"
     verdict = "NOT AS SIGNED" if report.count else "verified"
-    yield (
+    yield _plain(
         f"{verdict}: {report.entries} entries with {report.disclosures} disclosure rows, "
         f"{report.checkpoints} checkpoints; {covered if report.newest_ms else 'no checkpoint covers them'}"
     )
 
 
+def _plain(text: str) -> str:
+    """Text with everything that a terminal could take for more than text written out."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
 def proof_words(event: Mapping[str, Any], row: Mapping[str, Any], head: Head) -> Iterator[str]:
     """What a proof proves, for people, a line each."""
-    yield f"proven: token {row['token']} of domain {row['domain']}, {row['outcome']}"
+    yield _plain(f"proven: token {row['token']} of domain {row['domain']}, {row['outcome']}")
     for name in ("id", "kind", "client", "person", "purpose", "agreement", "view", "justification"):
         if event.get(name):
-            yield f"  {name:14} {event[name]}"
+            yield _plain(f"  {name:14} {event[name]}")
     yield f"  {'at':14} {_time(int(event['at']))}"
-    yield f"  {'sealed':14} {_time(head.at_ms)}, {head.origin}, {head.size} entries"
+    yield _plain(f"  {'sealed':14} {_time(head.at_ms)}, {head.origin}, {head.size} entries")
 
 
 def main(arguments: Sequence[str], write: Callable[[str], object] = print) -> int:
@@ -718,18 +850,21 @@ def main(arguments: Sequence[str], write: Callable[[str], object] = print) -> in
     parser.add_argument("--checkpoints", type=Path, action="append", default=[], help="the log's checkpoint file")
     parser.add_argument("--witness-file", type=Path, action="append", default=[], help="a witness's checkpoint file")
     parser.add_argument("--stream", type=Path, action="append", default=[], help="a server's log")
+    parser.add_argument("--older", action="store_true", help="the export is older than what was kept")
     given = parser.parse_args(arguments)
     try:
         keys = read_keys(given.public_key, given.witness_key)
         with given.file.open("rb") as file:
             is_proof = file.read(3) != b'{"b'
-        if is_proof:
+        if is_proof and (given.checkpoints or given.witness_file or given.stream):
+            lines, status = ["a proof is checked against keys alone: leave the other files away"], 2
+        elif is_proof:
             event, row, head = check_proof(given.file.read_text("utf-8"), keys)
-            lines: Iterable[str] = proof_words(event, row, head)
-            status = 0
+            lines, status = list(proof_words(event, row, head)), 0
         else:
-            report = verify_all(read_bundle(given.file), keys, given.checkpoints, given.witness_file, given.stream)
-            lines, status = words(report), int(report.count > 0)
+            kept = (given.checkpoints, given.witness_file, given.stream)
+            report = verify_all(read_bundle(given.file), keys, *kept, older=given.older)
+            lines, status = list(words(report)), int(report.count > 0)
     except InvalidError as error:
         lines, status = [f"WRONG  {error}"], 1
     except (OSError, UnicodeDecodeError) as error:
@@ -745,10 +880,13 @@ def verify_all(
     checkpoint_files: Sequence[Path] = (),
     witness_files: Sequence[Path] = (),
     streams: Sequence[Path] = (),
+    *,
+    older: bool = False,
 ) -> Report:
     """Verify records against what was kept elsewhere. OSError when a file cannot be read.
 
-    What was kept is looked at first: a log that goes on meanwhile has everything that stood there by then.
+    What was kept is looked at first: a log that goes on meanwhile has everything that stood there by then. An
+    export that is older than what was kept needs `older`.
     """
     kept = [Kept(str(path), notes_in(path)) for path in checkpoint_files]
     kept += [Kept(str(path), notes_in(path), own=False) for path in witness_files]
@@ -756,7 +894,7 @@ def verify_all(
     for path in streams:
         if announced is not None:
             announced.read(path)
-    verifier = Verifier(keys, kept, announced)
+    verifier = Verifier(keys, kept, announced, older=older)
     for record in records:
         verifier.take(record)
     return verifier.finish()

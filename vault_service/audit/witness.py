@@ -11,11 +11,13 @@ logs' public keys and nothing else: no database, no Vault. Checking is `audit.ve
 import base64
 import fcntl
 import os
+import re
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,7 +40,9 @@ from vault_service.errors import ConfigurationError
 
 _LARGEST_REQUEST: Final = 65_536  # bytes
 _MOST_PROOF_LINES: Final = 63
-_SECONDS: Final = 10.0  # for a request to come in
+_SECONDS: Final = 10.0  # that a connection may last, however slowly a request drips in
+_MOST_CONNECTIONS: Final = 64
+_LENGTH: Final = re.compile(r"[0-9]{1,6}")
 _log: Final = structlog.stdlib.get_logger("ssn_vault.witness")
 
 
@@ -112,9 +116,9 @@ class WitnessState:
         if not 0 <= old <= head.size:
             return Answer(400, "the old size is not one of this log\n")
         with self._lock:
-            return self._cosign(head, note, old, proof, keys)
+            return self._cosign(head, old, proof, keys)
 
-    def _cosign(self, head: Head, note: str, old: int, proof: list[bytes], keys: Keys) -> Answer:
+    def _cosign(self, head: Head, old: int, proof: list[bytes], keys: Keys) -> Answer:
         """Check and keep under the lock: what was checked is what is kept."""
         file = self.file_of(head.origin)
         last = file.last()
@@ -130,8 +134,10 @@ class WitnessState:
         now = int(time.time())
         signature = self._key.sign(f"cosignature/v1\ntime {now}\n{head.text}".encode())
         line = signature_line(self._name, COSIGNATURE, self._public, now.to_bytes(8) + signature)
-        file.append(note + line)
-        _log.info("cosigned", origin=head.origin, size=head.size)
+        if known is None or head.text != known.text:  # sent again, it is there already
+            # Only what was checked is kept: what else a stranger puts under a note must not come back from the file.
+            file.append("".join([head.text, "\n", *head.signed, line]))
+            _log.info("cosigned", origin=head.origin, size=head.size)
         return Answer(200, line)
 
 
@@ -141,13 +147,32 @@ class WitnessServer:
     def __init__(self, state: WitnessState, host: str, port: int, tls: tuple[Path, Path] | None = None) -> None:
         """`port` 0 takes a free one; `tls` is a certificate chain and its key (PEM). OSError when it is taken."""
 
+        room = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            timeout = _SECONDS
+
+            def handle(self) -> None:
+                if not room.acquire(blocking=False):
+                    return  # strangers who keep connections open must not keep the log out by taking memory
+                ending = threading.Timer(_SECONDS, self._end)
+                ending.daemon = True
+                ending.start()
+                try:
+                    super().handle()
+                except (OSError, ValueError):
+                    self.close_connection = True  # gone, or ended below
+                finally:
+                    ending.cancel()
+                    room.release()
+
+            def _end(self) -> None:
+                with suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)
 
             def do_POST(self) -> None:
                 length = self.headers.get("Content-Length", "")
-                if not length.isdigit() or int(length) > _LARGEST_REQUEST:
+                if not _LENGTH.fullmatch(length) or int(length) > _LARGEST_REQUEST:
                     self.close_connection = True
                     self._answer(Answer(413, "too large\n"))
                     return

@@ -57,6 +57,7 @@ def verify_record(
     witness_file: Annotated[
         list[Path] | None, typer.Option("--witness-file", help="A witness's checkpoint file; may be repeated.")
     ] = None,
+    older: Annotated[bool, typer.Option("--older", help="The export is older than what was kept elsewhere.")] = False,
     home: Home = None,
     config: Config = None,
     json: Json = False,
@@ -69,11 +70,19 @@ def verify_record(
     else:
         settings = Where(home, config).settings()
         kept = settings.audit.checkpoint_file
-        if not files and kept is not None and kept.exists():
-            files = [kept]
+        if not files and kept is not None:
+            if kept.exists():
+                files = [kept]
+            elif home is not None:
+                stop(
+                    Exit.CHECK_FAILED, "WRONG  the checkpoint file of this home is gone: name a copy with --checkpoints"
+                )
+            else:
+                errors.print("the configured checkpoint file is not here: nothing is held against it", markup=False)
         records = _from_database(settings)
     try:
-        report = verify.verify_all(_shown("verifying", records), keys, files, witness_file or [], stream or [])
+        kept_elsewhere = (files, witness_file or [], stream or [])
+        report = verify.verify_all(_shown("verifying", records), keys, *kept_elsewhere, older=older)
     except OSError as error:
         raise ConfigurationError(f"a file cannot be read: {type(error).__name__}") from None
     _tell(report, json=json)

@@ -172,16 +172,20 @@ class Runner:
             )
             insert_linkage_records(tx, context.linkage_records)
         try:
-            self._after_commit(context, detokenizations)
+            self._after_commit(context, calls, detokenizations)
         except Exception as error:  # noqa: BLE001 - committed: another attempt would record and spend twice
             for call in calls:
                 call.failure = call.failure or _call_error(error)
 
-    def _after_commit(self, context: Context, detokenizations: Sequence[DetokenizeCall]) -> None:
+    def _after_commit(self, context: Context, calls: Sequence[Call], detokenizations: Sequence[DetokenizeCall]) -> None:
         """What may not run before the commit (promise 2): first the hashes leave, then numbers are opened."""
         self._stream.announce([recorded.event for recorded in context.recorded])
         for approval_id, spent in context.approvals_spent.items():
             self._control.saw_spent(approval_id, spent)
+        if not self._seal.holds:  # the commit took longer than the seal lasts: nothing is given out any more
+            for call in calls:
+                if not isinstance(call, TokenizeCall):
+                    call.failure = call.failure or CallError(Reason.AUDIT_UNAVAILABLE)
         if losses := detokenize.deliver(context, detokenizations):
             with self._store.transaction() as tx:
                 append(

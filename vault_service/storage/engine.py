@@ -7,7 +7,7 @@ table but `control`.
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ _LOCK_KEY: Final = 0x55_4E_56_31  # of the advisory lock between calls and chang
 _LOCK_SECONDS: Final = 10  # how long anything waits for a lock
 _LOCAL_HOSTS: Final = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 _CONNECT_SECONDS: Final = 3
+_LARGEST_PIPELINE: Final = 150_000  # characters or bytes of values; a character has at most four bytes
 _READ_ONLY: Final = "ssn_vault_read_only"  # execution option of connections that only look
 
 _SHARED_LOCK: Final = f"SELECT pg_advisory_xact_lock_shared({_LOCK_KEY})"
@@ -72,7 +73,7 @@ class Transaction:
         if self._with_commit:
             driver = _psycopg_connection(self.connection)
             # After a statement that fails the server skips the rest up to the end of the pipeline: COMMIT as well.
-            with self._errors_of(driver, "COMMIT"), driver.pipeline():
+            with self._errors_of(driver, "COMMIT"), _pipeline(driver, self._with_commit):
                 for statement, parameters in self._with_commit:
                     driver.execute(statement, parameters, binary=True)
                 driver.commit()
@@ -153,6 +154,19 @@ def _psycopg_connection(connection: sa.Connection) -> psycopg.Connection[Any]:
     return driver
 
 
+def _pipeline(driver: psycopg.Connection[Any], statements: Sequence[Statement]) -> AbstractContextManager[object]:
+    """Statements that travel together; one by one where they are large.
+
+    Above about a megabyte, more than the sockets between hold, libpq's pipeline never ends (measured: psycopg 3.3.9).
+    """
+    size = 0
+    for _, parameters in statements:
+        for value in parameters.values():
+            if isinstance(value, list) and value and isinstance(value[0], (str, bytes)):
+                size += sum(map(len, value))
+    return nullcontext() if size > _LARGEST_PIPELINE else driver.pipeline()
+
+
 class NotBegunError(StoreError):
     """The connection was lost before a transaction did anything: it may be tried again."""
 
@@ -163,7 +177,7 @@ def _first_answers(
     """Lock, read control, look things up: statements of their own, sent together so that they cost one round trip."""
     driver = _psycopg_connection(connection)
     try:
-        with driver.pipeline():
+        with _pipeline(driver, ahead):
             driver.execute(_EXCLUSIVE_LOCK if exclusive else _SHARED_LOCK)
             cursors = [driver.execute(_CONTROL)]
             cursors += [driver.execute(statement, parameters, binary=True) for statement, parameters in ahead]

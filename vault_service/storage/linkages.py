@@ -71,6 +71,12 @@ def insert_linkage_ids(tx: Transaction, agreement: str, key_version: int, new: M
         tx.connection.execute(_INSERT, rows)
 
 
+def linked_events(connection: sa.Connection, event_ids: Sequence[str]) -> frozenset[str]:
+    """Those of the events that have a list of tokens. At most 10,000 events."""
+    query = sa.select(linkage_record.c.event_id).where(linkage_record.c.event_id.in_(event_ids))
+    return frozenset(connection.execute(query).scalars())
+
+
 def insert_linkage_records(tx: Transaction, rows: Sequence[LinkageRecordRow]) -> None:
     """Keep the encrypted lists of tokens that linkage calls asked about."""
     if not rows:

@@ -73,6 +73,8 @@ class SinkRow(NamedTuple):
     acknowledged_at: int
 
 
+_LONGEST_HOLD_MS: Final = 60_000
+
 _LEAVES_POSTGRESQL: Final = (
     "INSERT INTO log_leaf (position, event_id, hash) SELECT * FROM unnest("
     "CAST(%(positions)s AS bigint[]), CAST(%(event_ids)s AS text[]), CAST(%(hashes)s AS bytea[]))"
@@ -174,10 +176,12 @@ def strays(connection: sa.Connection, limit: int) -> Iterator[tuple[str, str, st
         .where(event.c.id.is_(None))
         .distinct()
     )
+    before = sa.select(log_leaf.c.event_id).where(log_leaf.c.position < 0)
     twice = sa.select(log_pending.c.event_id).join(log_leaf, log_leaf.c.event_id == log_pending.c.event_id)
     for table, query, what in (
         ("event", no_place, "it has no place in the log and does not wait for one"),
         ("disclosure rows of event", no_event, "there is no such event"),
+        ("event", before, "it stands before the log's first entry"),
         ("event", twice, "it waits for a place in the log and has one"),
     ):
         for (found,) in connection.execute(query.limit(limit)):
@@ -231,12 +235,15 @@ def checkpoints(connection: sa.Connection, page: int = 1000) -> Iterator[Checkpo
 def holder(connection: sa.Connection, now_ms: int) -> str | None:
     """The server that may seal the log now; None when the lease has lapsed."""
     row = connection.execute(sa.select(log_lease.c.holder, log_lease.c.held_until)).one_or_none()
-    return row.holder if row is not None and row.held_until >= now_ms and row.holder else None
+    held = row is not None and now_ms <= row.held_until <= now_ms + _LONGEST_HOLD_MS
+    return row.holder if row is not None and held and row.holder else None
 
 
 def claim(tx: Transaction, replica: str, hold_ms: int) -> bool:
     """Take the lease or keep it for `hold_ms` from now; False when another server has it."""
-    free = sa.or_(log_lease.c.holder == replica, log_lease.c.held_until < tx.now_ms)
+    # A lease far ahead was taken before the database's clock was set back.
+    lapsed = sa.or_(log_lease.c.held_until < tx.now_ms, log_lease.c.held_until > tx.now_ms + _LONGEST_HOLD_MS)
+    free = sa.or_(log_lease.c.holder == replica, lapsed)
     taken = sa.update(log_lease).where(free).values(holder=replica, held_until=tx.now_ms + hold_ms)
     return tx.connection.execute(taken).rowcount == 1
 
@@ -256,10 +263,8 @@ def sinks(connection: sa.Connection) -> dict[str, SinkRow]:
     return {row.name: SinkRow(*row) for row in connection.execute(sa.select(log_sink))}
 
 
-def oldest_unsealed(connection: sa.Connection) -> str | None:
-    """The first event that no checkpoint covers: of the log behind the newest one, else the first that waits."""
-    newest = newest_checkpoint(connection)
-    covered = newest.size if newest else 0
+def oldest_unsealed(connection: sa.Connection, covered: int) -> str | None:
+    """The first event behind the `covered` ones: in the log, else the first that waits."""
     behind = sa.select(log_leaf.c.event_id).where(log_leaf.c.position == covered)
     found = connection.execute(behind).scalar()
     if found is None:

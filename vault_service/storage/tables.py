@@ -133,6 +133,7 @@ log_leaf: Final = sa.Table(
     sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("event_id", sa.Text, nullable=False, unique=True),
     sa.Column("hash", sa.LargeBinary, nullable=False),  # SHA-256(0x00 || body)
+    sa.CheckConstraint("position >= 0", name="log_begins_at_0"),
 )
 # Roots of complete subtrees of 256^level leaves: with them a proof reads a few hundred hashes of any log.
 log_node: Final = sa.Table(

@@ -10,7 +10,10 @@ down_revision = "0002"
 # Events of before wait for the log like new ones do.
 _TABLES: Final = """
 CREATE TABLE log_pending (event_id TEXT NOT NULL PRIMARY KEY);
-CREATE TABLE log_leaf (position BIGINT NOT NULL PRIMARY KEY, event_id TEXT NOT NULL UNIQUE, hash {bytes} NOT NULL);
+CREATE TABLE log_leaf (
+    position BIGINT NOT NULL PRIMARY KEY, event_id TEXT NOT NULL UNIQUE, hash {bytes} NOT NULL,
+    CONSTRAINT log_begins_at_0 CHECK (position >= 0)
+);
 CREATE TABLE log_node (
     level INTEGER NOT NULL, position BIGINT NOT NULL, hash {bytes} NOT NULL, PRIMARY KEY (level, position)
 );
