@@ -11,7 +11,6 @@ Values come in and text goes out, and back. The verifier reads them with code of
 """
 
 import base64
-import binascii
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -89,7 +88,7 @@ def parse_signed(note: str, public_keys: Iterable[bytes]) -> Checkpoint:
         checkpoint = Checkpoint(
             origin, int(size), base64.b64decode(root, validate=True), int(time.removeprefix("time "))
         )
-    except (ValueError, binascii.Error):
+    except ValueError:
         raise LogDamagedError("a checkpoint is not of the known form") from None
     if not separator or checkpoint.text != text + "\n" or len(checkpoint.root) != _HASH_BYTES:
         raise LogDamagedError("a checkpoint is not of the known form")
@@ -117,6 +116,6 @@ def _signs(line: str, checkpoint: Checkpoint, public_key: bytes) -> bool:
         if raw[:4] != key_id(name, ED25519, public_key):
             return False
         Ed25519PublicKey.from_public_bytes(public_key).verify(raw[4:], checkpoint.text.encode())
-    except (binascii.Error, InvalidSignature):
+    except (ValueError, InvalidSignature):
         return False
     return True

@@ -80,9 +80,9 @@ def split_notes(text: str) -> list[str]:
     """
     blocks = text.split("\n\n")
     notes = []
-    for body, signatures, behind in zip(blocks, blocks[1:], blocks[2:], strict=False):
-        whole = signatures.startswith(_MARK) and not behind.startswith("\n")
-        if whole and not body.startswith(_MARK):
+    for at, (body, signatures, behind) in enumerate(zip(blocks, blocks[1:], blocks[2:], strict=False)):
+        set_apart = behind.startswith("\n") or (not behind and at + 3 < len(blocks))
+        if signatures.startswith(_MARK) and not body.startswith(_MARK) and not set_apart:
             notes.append(f"{body.lstrip(_NEWLINE)}\n\n{signatures}\n")
     return notes
 

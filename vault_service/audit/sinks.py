@@ -5,7 +5,6 @@ here against its key. Every failure is a SinkError: the sink has not acknowledge
 """
 
 import base64
-import binascii
 import http.client
 import re
 import ssl
@@ -20,7 +19,7 @@ from typing import Any, Final, NamedTuple, Self
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from vault_service.audit.checkpoint import COSIGNATURE, Checkpoint, key_id
+from vault_service.audit.checkpoint import COSIGNATURE, Checkpoint, key_id, signature_line
 from vault_service.errors import ConfigurationError, SsnVaultError
 
 FILE: Final = "file"
@@ -60,7 +59,7 @@ class VerifierKey(NamedTuple):
         try:
             name, identifier, encoded = file.read_text("ascii").strip().split("+", 2)
             raw = base64.b64decode(encoded, validate=True)
-        except (OSError, ValueError, binascii.Error):
+        except (OSError, ValueError):
             raise ConfigurationError(f"{file} holds no witness key") from None
         if raw[:1] != COSIGNATURE or len(raw) != 33 or key_id(name, COSIGNATURE, raw[1:]).hex() != identifier:
             raise ConfigurationError(f"{file} holds no witness key")
@@ -92,6 +91,7 @@ class Witness:
         for _ in range(2):  # once more when it tells which size it knows
             old = self._size or 0
             if old > checkpoint.size:
+                self._size = None  # asked for anew the next time
                 raise AheadError(f"the witness has cosigned {old} entries, the log has {checkpoint.size}")
             proof = "".join(base64.b64encode(part).decode() + "\n" for part in consistency(old, checkpoint.size))
             try:
@@ -168,9 +168,9 @@ class Witness:
                     continue
                 message = f"cosignature/v1\ntime {int.from_bytes(raw[4:12])}\n{checkpoint.text}"
                 Ed25519PublicKey.from_public_bytes(self._key.public_key).verify(raw[12:], message.encode())
-            except (binascii.Error, InvalidSignature):
+            except (ValueError, InvalidSignature):
                 break
-            return line + "\n"
+            return signature_line(name, COSIGNATURE, self._key.public_key, raw[4:])  # spelled as verifiers ask for
         raise SinkError("the witness's answer is not signed by its key")
 
 

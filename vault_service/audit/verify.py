@@ -26,7 +26,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
@@ -158,7 +158,7 @@ def check_consistency(old: int, size: int, old_root: bytes, root: bytes, proof: 
         raise InvalidError("a tree cannot be consistent with a larger one")
     _need_hashes([old_root, root, *proof])
     if old == 0 or old == size:
-        if proof or (old_root != root if old else old_root.hex() != EMPTY_ROOT):
+        if proof or (old == size and old_root != root) or (old == 0 and old_root.hex() != EMPTY_ROOT):
             raise InvalidError("the roots differ")
         return
     if not proof:
@@ -220,8 +220,8 @@ def read_keys(public_key: Path, witness_key: Path | None = None) -> Keys:
         text = public_key.read_text("utf-8")
         blocks = [part + "-----END PUBLIC KEY-----\n" for part in text.split("-----END PUBLIC KEY-----")[:-1]]
         loaded = [load_pem_public_key(block.encode()) for block in blocks]
-    except ValueError:
-        raise InvalidError("the public key file holds no PEM") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise InvalidError("the public key file holds no PEM of a key that is known here") from None
     if not loaded or not all(isinstance(key, Ed25519PublicKey) for key in loaded):
         raise InvalidError("the public key file holds no Ed25519 keys")
     log = [key.public_bytes(Encoding.Raw, PublicFormat.Raw) for key in loaded]
@@ -401,7 +401,7 @@ def check_proof(text: str, keys: Keys) -> tuple[dict[str, Any], dict[str, Any], 
         hashes = [_base64(line) for line in lines[1:]]
         if header != "c2sp.org/tlog-proof@v1" or not lines[0].startswith("index ") or len(proof) != 5:
             raise ValueError
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError):
         raise InvalidError("the file has not the form of a disclosure proof") from None
     head = check_note(note, keys)
     if row["event_id"] != event.get("id"):
@@ -597,7 +597,16 @@ class Verifier:
                     self.report.found("the export", "it says another number of entries or checkpoints at its end")
             else:
                 self.report.found("the export", "it has a record of an unknown kind")
-        except (StopIteration, KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError):
+        except (
+            StopIteration,
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ):
             self.report.found(f"the record after entry {self._tree.size - 1}", "it has not the form of a record")
         self._begun = True
 
@@ -655,6 +664,8 @@ class Verifier:
         if body is None:
             self.report.found(where, "its event is gone")
             return None
+        if not isinstance(rows, list) or not all(map(_is_row, rows)):
+            raise ValueError
         digest = sha256(body.encode()).hexdigest()
         if record["hash"] != digest:
             self.report.found(where, "the event's hash is not that of its body")
@@ -692,7 +703,7 @@ class Verifier:
 
     def _take_node(self, level: int, position: int, stored: str | None) -> None:
         """A stored subtree root, met when its last leaf was taken."""
-        if not 1 <= level <= _HIGHEST_LEVEL:
+        if type(level) is not int or type(position) is not int or not 1 <= level <= _HIGHEST_LEVEL or position < 0:
             raise ValueError
         size = 256**level
         where = f"node {position} of level {level} (entries {position * size} to {(position + 1) * size - 1})"
@@ -784,6 +795,11 @@ class Verifier:
         self.report.noted(f"the log stream: {self._announced.events - left} of {self._announced.events} events met")
         if newer:
             self.report.noted(f"the log stream: {newer} events are newer than the export, and were not asked for")
+
+
+def _is_row(row: object) -> bool:
+    """Whether it is a disclosure row: a position, and four texts."""
+    return isinstance(row, list) and list(map(type, row)) == [int, str, str, str, str]
 
 
 def _made_ms(event_id: str) -> int:

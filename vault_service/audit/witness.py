@@ -42,6 +42,7 @@ _LARGEST_REQUEST: Final = 65_536  # bytes
 _MOST_PROOF_LINES: Final = 63
 _SECONDS: Final = 10.0  # that a connection may last, however slowly a request drips in
 _MOST_CONNECTIONS: Final = 64
+_OLD: Final = re.compile(r"old (0|[1-9][0-9]{0,17})", re.ASCII)
 _LENGTH: Final = re.compile(r"[0-9]{1,6}")
 _log: Final = structlog.stdlib.get_logger("ssn_vault.witness")
 
@@ -99,7 +100,7 @@ class WitnessState:
         head_lines, separator, note = body.partition("\n\n")
         first, *proof_lines = head_lines.split("\n")
         origin = note.partition("\n")[0]
-        if not separator or not first.startswith("old ") or len(proof_lines) > _MOST_PROOF_LINES:
+        if not separator or not _OLD.fullmatch(first) or len(proof_lines) > _MOST_PROOF_LINES:
             return Answer(400, "not an add-checkpoint request\n")
         if origin not in self._logs:
             return Answer(404, "unknown log\n")
@@ -189,7 +190,11 @@ class WitnessServer:
             def do_GET(self) -> None:
                 parts = self.path.split("/")
                 found = len(parts) == 3 and parts[2] == "checkpoint"
-                self._answer(state.latest(parts[1]) if found else Answer(404, "not found\n"))
+                try:
+                    self._answer(state.latest(parts[1]) if found else Answer(404, "not found\n"))
+                except OSError as error:
+                    _log.error("cannot tell what was cosigned", error=type(error).__name__)
+                    self._answer(Answer(500, "the witness cannot read what it has cosigned\n"))
 
             def _answer(self, answer: Answer) -> None:
                 data = answer.text.encode()

@@ -264,9 +264,8 @@ def sinks(connection: sa.Connection) -> dict[str, SinkRow]:
 
 
 def oldest_unsealed(connection: sa.Connection, covered: int) -> str | None:
-    """The first event behind the `covered` ones: in the log, else the first that waits."""
+    """The oldest event by id that is not among the `covered` first ones: next in the log, or waiting."""
     behind = sa.select(log_leaf.c.event_id).where(log_leaf.c.position == covered)
-    found = connection.execute(behind).scalar()
-    if found is None:
-        found = connection.execute(sa.select(sa.func.min(log_pending.c.event_id))).scalar()
-    return found
+    waits = sa.select(sa.func.min(log_pending.c.event_id))
+    found = [connection.execute(query).scalar() for query in (behind, waits)]
+    return min((event_id for event_id in found if event_id is not None), default=None)
