@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from ssn_vault_client import Ssn, StoreUnavailableError, TokenizeItem
 from tests.support.inside import runner_inside
 from tests.support.stack import JUSTIFICATION, Stack
+from vault_service.audit.seal import Seal
 from vault_service.errors import CallError, ItemCode, ItemError, Reason
 from vault_service.identity.caller import Caller
 from vault_service.keys.envelope import Payload, open_sealed
@@ -89,6 +90,22 @@ def test_when_the_commit_fails_nothing_was_decrypted(stack: Stack, monkeypatch: 
     assert good.failure is None
     assert good.results == ["0001"]
     assert opened == ["opened"]
+
+
+def test_when_the_seal_runs_out_during_the_commit_nothing_is_decrypted(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It held when the call was decided and does not when its record is committed."""
+    token = token_of(stack, "944-16-0003")
+    monkeypatch.setattr(Seal, "require", lambda _: None)
+    monkeypatch.setattr(Seal, "holds", property(lambda _: False))
+    with runner_inside(stack) as runner:
+        late = detokenization(token)
+        runner.execute([late])
+    assert isinstance(late.failure, CallError)
+    assert late.failure.reason is Reason.AUDIT_UNAVAILABLE
+    assert late.results == []
+    assert stack.query("SELECT 1 FROM event WHERE id = :id", id=late.event_id)  # the record stands all the same
 
 
 def test_a_client_gets_no_number_and_the_service_returns_by_itself(stack: Stack) -> None:

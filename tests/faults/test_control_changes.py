@@ -10,6 +10,7 @@ import pytest
 
 from ssn_vault_client import FrozenError, NotPermittedError, Ssn, SsnVaultError, TokenizeItem
 from tests.conftest import new_database_url
+from tests.support.commands import REFUSED, parsed, ssn_vault, succeeds
 from tests.support.stack import JUSTIFICATION, ServerProcess, Stack
 from vault_service.cli.key_work import KeyWork
 from vault_service.keys.names import KeyKind
@@ -113,13 +114,16 @@ def test_no_record_committed_after_a_freeze_returned_is_answered_with_a_number(o
     with Callers(own, servers, token) as callers:
         while len(callers.numbers) < 100:
             time.sleep(0.01)
-        freeze = own.order(Action.FREEZE, {"kind": "client", "name": "sis", "reason": "stolen laptop"}, "key-admin-a")
+        succeeds(own, "incident", "freeze", "--client", "sis", "--reason", "stolen laptop", "--yes")
         frozen_events = {row[0] for row in own.query("SELECT id FROM event")}
         time.sleep(1)
     late = set(callers.numbers) - frozen_events
     assert late == set()
     assert callers.reasons == {"FROZEN"}
-    own.order(Action.THAW, {"freeze": freeze.id}, "key-admin-b", "key-admin-a")
+    (freeze,) = parsed(own, "status")["freezes"]
+    assert (freeze["kind"], freeze["name"], freeze["reason"]) == ("client", "sis", "stolen laptop")
+    assert ssn_vault(own, "incident", "thaw", freeze["id"], "--yes").exit_code == REFUSED
+    own.order(Action.THAW, {"freeze": freeze["id"]}, "key-admin-b", "key-admin-a")
     with own.client("sis") as client:
         assert client.tokenize("k12", [TokenizeItem(Ssn("948-22-0001"))])[0].token == token
 

@@ -15,7 +15,15 @@ from vault_service.errors import StoreError
 from vault_service.keys.envelope import index_maker
 from vault_service.ssn import Ssn
 from vault_service.storage.engine import Store, check_durability, open_store
-from vault_service.storage.records import NewRecord, fetch_payloads, find_tokens, insert_records, replace_payloads
+from vault_service.storage.events import EventRow, append
+from vault_service.storage.records import (
+    NewRecord,
+    fetch_payloads,
+    find_tokens,
+    insert_records,
+    look_up,
+    replace_payloads,
+)
 from vault_service.storage.schema import check_schema, migrate
 from vault_service.storage.tables import APPEND_ONLY, metadata
 from vault_service.tokens import Token, TokenFormat, draw_token
@@ -70,12 +78,13 @@ def test_append_only_tables_refuse_changes_even_by_their_owner(store: Store, tab
     with store.transaction() as tx:
         append(tx, [EventRow("e", "{}", b"h")], [DisclosureRow("e", 0, "k12", "t", "found", "s")])
         insert_linkage_records(tx, [LinkageRecordRow("e", "a", 1, b"c")])
-        assert log.append_leaves(tx, [log.LeafRow(0, "e", b"h")], [log.NodeRow(1, 0, b"h")])
-        log.insert_checkpoint(tx, log.CheckpointRow(1, 1, 1, "note"))
         orders.insert_order(tx.connection, "o", "{}")
         orders.insert_signature(tx.connection, "o", orders.SignatureRow("p", 1, b"s"))
         orders.put_in_force(tx, "o")
         orders.write_outcome(tx, "o", "done", "")
+    with store.transaction() as tx:
+        assert log.append_leaves(tx, [log.LeafRow(0, "e", b"h")], [log.NodeRow(1, 0, b"h")])
+        log.insert_checkpoint(tx, log.CheckpointRow(1, 1, 1, "note"))
     column = next(iter(metadata.tables[table].c)).name
     with pytest.raises(sa.exc.DBAPIError, match="takes inserts only"), store.engine.begin() as connection:
         connection.exec_driver_sql(statement.format(table, column, column))
@@ -159,3 +168,15 @@ def test_other_databases_and_databases_in_memory_are_refused() -> None:
     for url in ("sqlite://", "sqlite:///:memory:", "mysql://x@localhost/y"):
         with pytest.raises(StoreError):
             open_store(sa.make_url(url))
+
+
+def test_a_transaction_with_megabytes_of_values_commits(store: Store) -> None:
+    """libpq's pipeline never ends once it has more to send than the sockets hold: such a batch travels without it."""
+    events = [EventRow(f"large-{number:05}", "x" * 2_000, bytes(32)) for number in range(2_500)]
+    indexes = [number.to_bytes(32) for number in range(20_000)]
+    ahead = [look_up("k12", [1], indexes)] if store.postgresql else []
+    with store.transaction(ahead=ahead) as tx:
+        append(tx, events, [])
+    with store.reading() as connection:
+        count = connection.execute(sa.text("SELECT count(*) FROM event WHERE id LIKE 'large-%'")).scalar_one()
+    assert count == len(events)

@@ -61,7 +61,7 @@ class CheckpointFile:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if not existed:
-                _sync_directory(self.path.parent)
+                sync_directory(self.path.parent)
             yield descriptor
         finally:
             os.close(descriptor)
@@ -104,7 +104,8 @@ def _cut_back(descriptor: int, end: int) -> None:
         return
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory on the disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

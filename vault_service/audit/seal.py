@@ -81,9 +81,10 @@ class Seal:
         self._rolled_back = False
         self._largest = covered
         # Signed anew every so often, also when nothing happens: an old one says that nobody seals.
-        ages = [0.0 if newest is None else (database_ms - newest.at_ms) / 1000]
+        ages = [0.0 if newest is None else _seconds_since(newest.at_ms, database_ms)]
         ages += [0.0 if oldest is None else self._age(oldest, now, database_ms)]
-        ages += [_seconds_since(sinks[name], database_ms) if name in sinks else float("inf") for name in self._sinks]
+        acknowledged = [sinks[name].acknowledged_at if name in sinks else 0 for name in self._sinks]
+        ages += [_seconds_since(moment, database_ms) for moment in acknowledged]
         self._good_until = now + self._max_unsealed - max(ages)
 
     def _age(self, event_id: str, now: float, database_ms: int) -> float:
@@ -125,7 +126,7 @@ class Seal:
         self._told = told
 
 
-def _seconds_since(row: log.SinkRow, database_ms: int) -> float:
-    """Since a sink's acknowledgement; one from the future is none."""
-    since = (database_ms - row.acknowledged_at) / 1000
+def _seconds_since(moment_ms: int, database_ms: int) -> float:
+    """Since a moment; one from the future never was."""
+    since = (database_ms - moment_ms) / 1000
     return since if since > -_CLOCK_SECONDS else float("inf")

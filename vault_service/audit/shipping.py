@@ -22,6 +22,7 @@ from typing import Final, NamedTuple, Protocol
 import sqlalchemy as sa
 import structlog
 
+from vault_service.audit.checkpoint_file import sync_directory
 from vault_service.audit.merkle import leaf_hash
 from vault_service.audit.ocsf import missing_entry, to_ocsf
 from vault_service.errors import ConfigurationError, SsnVaultError, StoreError
@@ -109,7 +110,7 @@ class File:
             finally:
                 os.close(descriptor)
             if not existed:
-                _sync(self.path.parent)
+                sync_directory(self.path.parent)
         except OSError as error:
             raise _not_taken("the file", error) from None
 
@@ -334,14 +335,6 @@ def _not_taken(where: str, error: Exception) -> ShippingError:
 def _needed_line_end(descriptor: int) -> bytes:
     end = os.fstat(descriptor).st_size
     return b"\n" if end and os.pread(descriptor, 1, end - 1) != b"\n" else b""
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_file_path(text: str) -> bool:

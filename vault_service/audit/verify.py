@@ -624,6 +624,8 @@ class Verifier:
             report.found(f"the checkpoint of {_time(at_ms)} in {name}", "it is not among the log's own checkpoints")
         if report.covered == 0 < report.entries and not self._gap:
             report.found("the checkpoints", "none covers an entry")
+        if report.newest_ms - report.made_ms > _CLOCK_MS:
+            report.found("the export", "it says that it was made before its newest checkpoint was")
         if self._keys.witness and (report.cosigned < report.covered or not self._cosigned):
             what = f"the witness has cosigned {report.cosigned} entries, the newest checkpoint covers {report.covered}"
             report.found(f"entries {report.cosigned} to {report.covered - 1}", what)

@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from vault_service.audit.checkpoint import COSIGNATURE, signature_line, verifier_key
-from vault_service.audit.checkpoint_file import CheckpointFile
+from vault_service.audit.checkpoint_file import CheckpointFile, sync_directory
 from vault_service.audit.verify import EMPTY_ROOT, Head, InvalidError, Keys, check_consistency, check_note, read_keys
 from vault_service.errors import ConfigurationError
 
@@ -132,6 +132,8 @@ class WitnessState:
         except InvalidError as error:
             _log.critical("a log does not continue what was cosigned", origin=head.origin, size=head.size, known=size)
             return Answer(422, f"{error}\n")
+        if known is not None and head.size == known.size and head.at_ms < known.at_ms:
+            return Answer(400, "a later checkpoint of this size was cosigned\n")
         now = int(time.time())
         signature = self._key.sign(f"cosignature/v1\ntime {now}\n{head.text}".encode())
         line = signature_line(self._name, COSIGNATURE, self._public, now.to_bytes(8) + signature)
@@ -231,14 +233,17 @@ def _key_in(path: Path) -> Ed25519PrivateKey:
     """The witness's private key, made when there is none; ConfigurationError for a file that holds another thing."""
     if not path.exists():
         key = Ed25519PrivateKey.generate()
-        unfinished = path.with_suffix(".partial")
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}")
         unfinished.unlink(missing_ok=True)
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(pem)
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        with suppress(FileExistsError):  # another process was faster: its key is the key
+            path.hardlink_to(unfinished)
+        unfinished.unlink()
+        sync_directory(path.parent)
     try:
         loaded = load_pem_private_key(path.read_bytes(), None)
     except (OSError, ValueError, TypeError):
