@@ -13,6 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 import structlog
+from prometheus_client import Gauge
 
 from vault_service.audit.checkpoint import Checkpoint, Signer, signed_checkpoint
 from vault_service.errors import CallError, LogDamagedError, Reason, SigningError
@@ -21,6 +22,10 @@ from vault_service.storage.engine import Store, database_now, describe
 
 _LOOK_SECONDS: Final = 0.5
 _CLOCK_SECONDS: Final = 60.0  # by which clocks may differ
+_SECONDS_LEFT: Final = Gauge(
+    "ssn_vault_seal_seconds_left", "For how long numbers may be given out if nothing is sealed or acknowledged any more"
+)
+_SEALED: Final = Gauge("ssn_vault_log_sealed_entries", "Entries of the disclosure record under a checkpoint")
 _log: Final = structlog.stdlib.get_logger("ssn_vault.seal")
 
 
@@ -85,7 +90,10 @@ class Seal:
         ages += [0.0 if oldest is None else self._age(oldest, now, database_ms)]
         acknowledged = [sinks[name].acknowledged_at if name in sinks else 0 for name in self._sinks]
         ages += [_seconds_since(moment, database_ms) for moment in acknowledged]
-        self._good_until = now + self._max_unsealed - max(ages)
+        left = self._max_unsealed - max(ages)
+        self._good_until = now + left
+        _SECONDS_LEFT.set(left)
+        _SEALED.set(covered)
 
     def _age(self, event_id: str, now: float, database_ms: int) -> float:
         """Seconds since the event was made; by this server's own watch where that says more than the event's id."""

@@ -13,6 +13,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -78,6 +79,7 @@ class Sequencer:
         self._witness_asked = False  # whether the witness has told what it knows since the lease was won
         self._failing_since = 0.0  # monotonic seconds; 0: sealing works
         self._stand_back_until = 0.0
+        self._not_cosigned = ""  # why, the last time
         self._told = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
@@ -229,7 +231,7 @@ class Sequencer:
         if self._file is not None:
             self._keep_in_file(self._file, note, size)
         if self._witness is not None and cosigned is None:
-            raise StoreError("the witness has not cosigned")
+            raise StoreError(self._not_cosigned)
         self._last_at = time.monotonic()
 
     def _checked_root(self, connection: sa.Connection, size: int, heads: Sequence[_Known]) -> bytes:
@@ -264,15 +266,10 @@ class Sequencer:
             if last is not None:
                 notes.append(("the checkpoint file", last))
         if self._witness is not None and not self._witness_asked:  # new to the lease: the witness may know more
-            try:
+            with suppress(SinkError):  # away: it is asked again, and what it then cosigns fits what it knows
                 seen = self._witness.latest(self._origin)
-            except SinkError as error:
-                _log.error("the witness does not tell what it has seen", detail=str(error))
-                seen = None
-            else:
                 self._witness_asked = True
-            if seen is not None:
-                notes.append(("the witness", seen))
+                notes += [("the witness", seen)] if seen is not None else []
         for where, note in notes:
             head = signed_checkpoint(note, self._signer)
             if where == "the checkpoint file" and head.origin != self._origin:
@@ -297,7 +294,7 @@ class Sequencer:
         except ForkError as error:
             raise LogDamagedError(str(error)) from None
         except SinkError as error:
-            _log.error("no cosignature", detail=str(error))
+            self._not_cosigned = str(error)
             return None
 
     def _believe(self, ahead: AheadError, size: int) -> None:
@@ -308,7 +305,7 @@ class Sequencer:
         seen = self._witness.latest(self._origin) if self._witness else None
         if seen is not None and signed_checkpoint(seen, self._signer).size > size:
             raise LogDamagedError(str(ahead))
-        _log.error("no cosignature", detail=str(ahead))
+        self._not_cosigned = str(ahead)
 
     def _keep_in_file(self, file: CheckpointFile, note: str, size: int) -> None:
         try:
