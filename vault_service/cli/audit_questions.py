@@ -1,6 +1,7 @@
 """`ssn-vault audit disclosures`, `search` and `report`: the questions that people ask of the record."""
 
 import json as json_module
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -26,7 +27,17 @@ from vault_service.cli.arguments import (
 )
 from vault_service.cli.audit import print_events
 from vault_service.cli.common import Config, Home, Json, command, errors
-from vault_service.cli.output import CSV, HTML, JSON, TABLE, chosen_format, destination, write_rows, write_table
+from vault_service.cli.output import (
+    CSV,
+    HTML,
+    JSON,
+    TABLE,
+    chosen_format,
+    destination,
+    visible,
+    write_rows,
+    write_table,
+)
 from vault_service.errors import ConfigurationError
 from vault_service.governance.accounting import Line, lines_of_domain, lines_of_token
 from vault_service.governance.accounting_page import page
@@ -38,7 +49,7 @@ from vault_service.storage.event_queries import Event, Span, events_in
 from vault_service.tokens import TokenFormat, parse_token
 
 TokenOption = Annotated[str | None, typer.Option("--token", help="The token of the person who asks.")]
-_SHOWN: Final = ["at", "how", "client", "person", "purpose", "authority", "legitimate_interest"]
+_SHOWN: Final = ["at", "event", "how", "client", "person", "purpose"]  # what fits on a screen; the rest stands below
 
 
 def _format(*names: str) -> Any:
@@ -84,7 +95,19 @@ def disclosures(
                 return
             columns = _SHOWN if canonical is not None else ["token", *_SHOWN]
             title = f"Disclosures of {subject}, {period(span)}"
-            write_rows(out, form, title, columns if form == TABLE else Line._fields, (line._asdict() for line in lines))
+            grounds: dict[tuple[str, str, str], None] = {}
+
+            def rows() -> Iterator[dict[str, Any]]:
+                for line in lines:
+                    grounds[line.purpose, line.legitimate_interest, line.authority] = None
+                    yield line._asdict()
+
+            write_rows(out, form, title, columns if form == TABLE else Line._fields, rows())
+            if form == TABLE:
+                for purpose, interest, authority in grounds:
+                    out.write(
+                        visible(f"{purpose or 'no purpose'}: {interest or '-'} (authority: {authority or '-'})") + "\n"
+                    )
 
 
 @command
