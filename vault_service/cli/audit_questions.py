@@ -49,7 +49,7 @@ from vault_service.storage.event_queries import Event, Span, events_in
 from vault_service.tokens import TokenFormat, parse_token
 
 TokenOption = Annotated[str | None, typer.Option("--token", help="The token of the person who asks.")]
-_SHOWN: Final = ["at", "event", "how", "client", "person", "purpose"]  # what fits on a screen; the rest stands below
+_SHOWN: Final = ["event", "at", "how", "client", "person", "purpose"]  # what fits on a screen; the rest stands below
 
 
 def _format(*names: str) -> Any:
@@ -93,7 +93,7 @@ def disclosures(
                 for piece in page(lines, subject=subject, period=period(span), made=made, with_token=canonical is None):
                     out.write(piece)
                 return
-            columns = _SHOWN if canonical is not None else ["token", *_SHOWN]
+            columns = _SHOWN if canonical is not None else [*_SHOWN, "token"]
             title = f"Disclosures of {subject}, {period(span)}"
             grounds: dict[tuple[str, str, str], None] = {}
 
@@ -105,9 +105,8 @@ def disclosures(
             write_rows(out, form, title, columns if form == TABLE else Line._fields, rows())
             if form == TABLE:
                 for purpose, interest, authority in grounds:
-                    out.write(
-                        visible(f"{purpose or 'no purpose'}: {interest or '-'} (authority: {authority or '-'})") + "\n"
-                    )
+                    ground = f"{purpose or 'no purpose'}: {interest or '-'} (authority: {authority or '-'})"
+                    out.write(visible(ground) + "\n")
 
 
 @command
