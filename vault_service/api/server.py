@@ -69,6 +69,9 @@ def make_server(
             ("grpc.so_reuseport", 0),  # else a second server would quietly share the port
             ("grpc.max_receive_message_length", limits.message_bytes),
             ("grpc.max_metadata_size", 16 * 1024),
+            # What a client may send ahead of what is read. Left to itself gRPC lets a fast one send ever more.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", limits.message_bytes),
             ("grpc.max_concurrent_streams", limits.calls_at_once),
         ],
     )

@@ -92,6 +92,7 @@ def test_the_grave_ones_need_two() -> None:
         Action.REENCRYPT: 1,
         Action.RETIRE_KEY: 1,
         Action.FREEZE: 1,
+        Action.DRILL: 1,
         Action.DENY: 1,
     }
 
@@ -176,6 +177,9 @@ _ANY_ARGUMENTS: dict[Action, st.SearchStrategy[dict[str, Any]]] = {
         }
     ),
     Action.THAW: st.just({"freeze": "replaced below"}),
+    Action.DRILL: st.fixed_dictionaries(
+        {"steps": st.integers(0, 9), "seconds": st.integers(0, 99), "passed": st.booleans()}
+    ),
     Action.APPROVE_BULK: st.fixed_dictionaries(
         {
             "client": st.sampled_from(["sis", "financial-aid"]),

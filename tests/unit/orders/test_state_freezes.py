@@ -7,7 +7,7 @@ import pytest
 from tests.unit.samples import BULK, NOW, frozen, ordered, sample_state, sample_text, with_bulk, with_policy
 from vault_service.errors import OrderRefusedError
 from vault_service.orders.order import Action
-from vault_service.orders.state import APPROVAL_LIFE_MS
+from vault_service.orders.state import APPROVAL_LIFE_MS, Drill
 from vault_service.policy.decide import Freezes
 
 # Freezes
@@ -118,3 +118,17 @@ def test_nobody_approves_for_themselves() -> None:
     state = with_policy(sample_state(), text)
     with pytest.raises(OrderRefusedError, match="nobody who may approve"):
         with_bulk(state, ["records-officer", "tax-clerk"])
+
+
+# Drills
+
+
+def test_a_drill_is_remembered_and_needs_a_role() -> None:
+    arguments = {"steps": 7, "seconds": 30, "passed": True}
+    state, _ = ordered(sample_state(), Action.DRILL, arguments, ["records-officer"])
+    assert state.last_drill == Drill("records-officer", NOW, 7, 30, True)
+    for wrong in ({**arguments, "passed": 1}, {**arguments, "more": 1}, {"steps": 7}):
+        with pytest.raises(OrderRefusedError, match="arguments"):
+            ordered(sample_state(), Action.DRILL, wrong, ["records-officer"])
+    with pytest.raises(OrderRefusedError, match="role"):
+        ordered(sample_state(), Action.DRILL, arguments, ["tax-clerk"])
