@@ -253,12 +253,17 @@ def measure(database: str, url: str | None, directory: Path) -> tuple[list[Row],
         try:
             bench = Bench(stack, database, echoes[0], echoes[1], url or f"sqlite:///{directory / 'ssn-vault.db'}")
             bench.run()
-            resident = resident_mebibytes(stack.server.pid)
-            return [*bench.rows, *record.measure(stack, database, RUNS, bench.numbers.take)], resident
+            return bench.rows, resident_mebibytes(stack.server.pid)
         finally:
             for process in processes:
                 process.terminate()
                 process.wait()
+
+
+def measure_log(database: str, url: str | None, directory: Path) -> list[Row]:
+    """On a database of its own: the floors above put in events that no server recorded."""
+    with Stack(directory, database_url=url, policy=plenty) as stack:
+        return record.measure(stack, database, RUNS, Numbers().take)
 
 
 def main() -> None:
@@ -270,10 +275,12 @@ def main() -> None:
             directory = Path(scratch) / database
             if database == "sqlite":
                 found: tuple[list[Row], float] = measure(database, None, directory)
+                logged = measure_log(database, None, Path(scratch) / "log")
             else:
                 with postgres_server(Path(scratch) / "data") as server:
                     found = measure(database, server.new_database(), directory)
-            rows += found[0]
+                    logged = measure_log(database, server.new_database(), Path(scratch) / "postgresql-log")
+            rows += [*found[0], *logged]
             memory[database] = round(found[1], 1)
     table = Table("database", "what", "items/s", "floor", "floor items/s", "ratio", "p50 ms", "p99 ms")
     for row in rows:
