@@ -3,16 +3,15 @@
 `ssn-vault audit witness --config FILE`, as an operator on another host starts it.
 """
 
-import contextlib
 import http.client
 import ipaddress
+import os
 import random
 import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from cryptography import x509
 
 from tests.support.auditlog import ORIGIN, LogKey, StoredTree
 from tests.support.authority import Authority
+from tests.support.disks import small_disk
 from tests.support.witnessing import KEY, STORED, Caller, Running, WitnessProcess, fork, note_of, write_config
 from vault_service.audit.sinks import SinkError, VerifierKey, Witness
 from vault_service.audit.verify import Head, check_note, notes_in, read_keys
@@ -239,40 +239,27 @@ def test_who_connects_and_says_nothing_keeps_nobody_out(tmp_path: Path, keys: Pa
 # A disk that is full
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KB, where this process may mount one."""
-    directory = tmp_path / "small"
-    directory.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", directory], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("no file system can be mounted here")
-    yield directory
-    subprocess.run(["umount", directory], check=True)
-
-
-def test_on_a_full_disk_nothing_is_cosigned_and_nothing_forgotten(small_disk: Path) -> None:
-    running = Running(small_disk)
-    try:
-        assert running.caller.grow(STORED, KEY, 0, 5).status == 200
-        filler = small_disk / "filler"
-        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(512))
-        size = 6
-        while (answer := running.caller.grow(STORED, KEY, size - 1, size)).status == 200:  # to the end of the last page
-            size += 1
-        assert answer.status == 500
-        assert "—" not in answer.text
-        assert running.caller.grow(STORED, KEY, size - 1, size).status == 500
-        assert [head for head, _ in running.cosigned()] == list(range(5, size))
-        filler.unlink()
-        assert running.caller.submit(size - 1, STORED.tree.consistency(size - 1, 40), note_of(40, fork())).status == 422
-        assert running.caller.grow(STORED, KEY, size - 1, 40).status == 200
-    finally:
-        running.server.close()
+def test_on_a_full_disk_nothing_is_cosigned_and_nothing_forgotten(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", 1) as disk:
+        running = Running(disk.path)
+        try:
+            assert running.caller.grow(STORED, KEY, 0, 5).status == 200
+            disk.fill(os.getpid())
+            try:
+                size = 6
+                while (answer := running.caller.grow(STORED, KEY, size - 1, size)).status == 200:  # its last page
+                    size += 1
+                assert answer.status == 500
+                assert "—" not in answer.text
+                assert running.caller.grow(STORED, KEY, size - 1, size).status == 500
+                assert [head for head, _ in running.cosigned()] == list(range(5, size))
+            finally:
+                disk.free(os.getpid())
+            consistency = STORED.tree.consistency(size - 1, 40)
+            assert running.caller.submit(size - 1, consistency, note_of(40, fork())).status == 422
+            assert running.caller.grow(STORED, KEY, size - 1, 40).status == 200
+        finally:
+            running.server.close()
 
 
 def test_on_a_device_that_takes_nothing_nothing_is_cosigned(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hashlib import sha256
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pymerkle import InmemoryTree  # type: ignore[import-untyped]
+from pymerkle import InmemoryTree
 
 from tests.support.auditlog import StoredTree, grown, leaves_of
 from vault_service.audit.merkle import EMPTY_ROOT, WIDTH, Tree, inclusion_in, leaf_hash, root_of
