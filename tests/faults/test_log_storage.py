@@ -167,10 +167,10 @@ def test_a_full_disk_under_the_checkpoint_file_stops_what_gives_out_and_service_
         file = disk.path / "checkpoints"
         with another_server(own, AUDIT__CHECKPOINT_FILE=file) as server:
             with Watch(own, server) as watch:
-                disk.fill(server.pid)
+                disk.fill(server.pid, only=file)
                 watch.refused("AUDIT_UNAVAILABLE")
                 assert tokenizes(own, 2, server)
-                disk.free(server.pid)
+                disk.free(server.pid, only=file)
                 watch.answered()
             server.stop()
     own.server.start()

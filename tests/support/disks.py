@@ -1,7 +1,8 @@
 """A disk that a test can fill up: what that does to whatever writes there.
 
-A tmpfs of a few mebibytes where the test may mount one (root, as in a container). Elsewhere the process that
-writes gets a limit on the size of its files (setrlimit(2)), which fails its writes at the same places.
+A tmpfs of a few mebibytes where the test may mount one (root, as in a container). Elsewhere one file gives way to
+/dev/full (full(4)), or the process that writes gets a limit on the size of its files (setrlimit(2)): its writes
+fail at the same places.
 """
 
 import os
@@ -22,8 +23,12 @@ class SmallDisk:
         self.path = path
         self._filler = path / "filler"
 
-    def fill(self, pid: int) -> None:
-        """Leave not a byte for process `pid`."""
+    def fill(self, pid: int, only: Path | None = None) -> None:
+        """Leave not a byte for process `pid`; `only` is the file that it writes here, if that is one alone."""
+        if not ROOT and only is not None:
+            only.rename(self._aside(only))
+            only.symlink_to("/dev/full")
+            return
         if not ROOT:
             largest = max(file.stat().st_size for file in self.path.iterdir())
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
@@ -36,12 +41,19 @@ class SmallDisk:
                 except OSError:
                     block = block[: len(block) // 2]
 
-    def free(self, pid: int) -> None:
+    def free(self, pid: int, only: Path | None = None) -> None:
         """Give the space back."""
         if ROOT:
             self._filler.unlink()
+        elif only is not None:
+            only.unlink()
+            self._aside(only).rename(only)
         else:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    @staticmethod
+    def _aside(file: Path) -> Path:
+        return file.with_name(f"{file.name}.aside")
 
 
 @contextmanager
