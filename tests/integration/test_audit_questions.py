@@ -1,19 +1,15 @@
-"""The questions that people ask of the record, on a running stack: the accounting, search, report, notification."""
+"""The questions that people ask of the record, on a running stack: the accounting, search, the month's report."""
 
-import csv
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rfc8785
-import sqlalchemy as sa
 
-from ssn_vault_client import LinkageItem, Ssn, SsnVaultError, TokenizeItem, View
+from ssn_vault_client import Ssn, TokenizeItem, View
+from tests.support.asking import csv_rows, look_up, match, now, refused_call, tokens_of, unreadable
 from tests.support.commands import AWAY, DONE, USAGE, parsed, policy_in_force, restored, ssn_vault, succeeds
 from tests.support.stack import JUSTIFICATION, Stack, free_port
 from vault_service.tokens import TokenFormat, draw_token
@@ -21,57 +17,6 @@ from vault_service.tokens import TokenFormat, draw_token
 K12_AUTHORITY = "State education code, student identification (sample)"
 TAX_INTEREST = "The tax office prepares tuition statements for the tax authority"
 FORMULA = "=HYPERLINK(1) <b>&amp; [red] \x1b[31m"
-
-
-def tokens_of(stack: Stack, *numbers: str, client: str = "sis", domain: str = "k12") -> list[str]:
-    with stack.client(client) as one:
-        return [result.token or "" for result in one.tokenize(domain, [TokenizeItem(Ssn(n)) for n in numbers])]
-
-
-def look_up(stack: Stack, *tokens: str, view: View = View.LAST4, justification: str = JUSTIFICATION) -> None:
-    """As the tax clerk."""
-    with stack.client("sis", "tax-clerk") as clerk:
-        clerk.detokenize("k12", tokens, purpose="tax-reporting", justification=justification, view=view)
-
-
-def match(stack: Stack, client: str, *tokens: str) -> None:
-    with stack.client(client) as one:
-        one.linkage_match("college-outcomes", [LinkageItem(token) for token in tokens])
-
-
-def refused_call(stack: Stack, token: str) -> None:
-    with stack.client("sis") as sis, suppress(SsnVaultError):
-        sis.detokenize("k12", [token], purpose="aid-verification", justification=JUSTIFICATION)
-
-
-def now() -> str:
-    """The next moment: what comes after is later, what was before is earlier."""
-    time.sleep(0.01)
-    moment = datetime.now(UTC).isoformat(timespec="milliseconds")
-    time.sleep(0.01)
-    return moment
-
-
-def csv_rows(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(text.splitlines()))
-
-
-@contextmanager
-def unreadable(stack: Stack, token: str) -> Iterator[None]:
-    """A record that does not open for a while."""
-    with stack.superuser() as engine:
-
-        def put(ciphertext: bytes) -> None:
-            with engine.begin() as connection:
-                statement = sa.text("UPDATE token_record SET ciphertext = :ciphertext WHERE token = :token")
-                connection.execute(statement, {"ciphertext": ciphertext, "token": token})
-
-        ((good,),) = stack.query("SELECT ciphertext FROM token_record WHERE token = :token", token=token)
-        put(bytes(good[:-1]) + bytes([good[-1] ^ 1]))
-        try:
-            yield
-        finally:
-            put(bytes(good))
 
 
 # Disclosures
@@ -338,70 +283,6 @@ def test_a_month_shows_no_small_count_when_asked_not_to(stack: Stack) -> None:
     everything = succeeds(stack, "audit", "report", "--month", month(), "--suppress", "1000000", "--format", "csv")
     total = csv_rows(everything)[0]
     assert {total["calls"], total["items"]} <= {"<1000000", "*"}
-
-
-# An incident
-
-
-def test_the_notification_list_has_each_token_that_was_given_by_domain(stack: Stack) -> None:
-    one, two, lost = tokens_of(stack, "938-01-0020", "938-01-0021", "938-01-0022")
-    (theirs,) = tokens_of(stack, "938-01-0020", client="registrar", domain="highered")
-    start = now()
-    look_up(stack, one, two)
-    look_up(stack, one, view=View.FULL)
-    with stack.client("sis") as sis:
-        sis.detokenize("k12", [one], purpose="transcript-verification", justification=JUSTIFICATION)
-    refused_call(stack, two)
-    with unreadable(stack, lost):
-        look_up(stack, lost)
-    match(stack, "linkage-job", theirs)
-    match(stack, "k12-research", one)
-    end = now()
-    look_up(stack, lost)
-    period = ["--since", start, "--until", end]
-    result = ssn_vault(stack, "incident", "report", "--client", "sis", *period)
-    assert result.exit_code == DONE, result.output
-    rows = {row["token"]: row for row in csv_rows(result.stdout)}
-    assert rows.keys() == {one, two}
-    assert (
-        rows[one].items()
-        >= {
-            "domain": "k12",
-            "disclosures": "3",
-            "views": "FULL LAST4",
-            "clients": "sis",
-            "persons": "tax-clerk",
-            "purposes": "tax-reporting transcript-verification",
-        }.items()
-    )
-    assert rows[one]["first"] < rows[one]["last"]
-    assert (rows[two]["first"], rows[two]["disclosures"]) == (rows[two]["last"], "1")
-    for words in ("tokens disclosed: 2 of k12", "calls: 4", "refused: 1", "did not open: 1"):
-        assert words in result.stderr
-    made = parsed_on_stdout(stack, "incident", "report", "--client", "linkage-job", *period)
-    assert [(row["token"], row["views"], row["purposes"]) for row in made["tokens"]] == [
-        (one, ["matched"], ["college-outcomes"])
-    ]
-    assert (made["tokens_by_domain"], made["calls"], made["refused"]) == ({"k12": 1}, 1, 0)
-    of_person = parsed_on_stdout(stack, "incident", "report", "--person", "tax-clerk", *period)
-    assert {row["token"]: row["disclosures"] for row in of_person["tokens"]} == {one: 2, two: 1}
-    of_domain = parsed_on_stdout(stack, "incident", "report", "--domain", "highered", *period)
-    assert [(row["token"], row["clients"]) for row in of_domain["tokens"]] == [(theirs, ["k12-research"])]
-
-
-def test_the_notification_list_of_nobody_is_empty(stack: Stack, tmp_path: Path) -> None:
-    file = tmp_path / "list.csv"
-    arguments = ["--client", "registrar", "--domain", "k12", "--person", "auditor", "--output", file]
-    result = ssn_vault(stack, "incident", "report", *arguments)
-    assert (result.exit_code, result.stdout) == (DONE, "")
-    assert csv_rows(file.read_text()) == []
-    assert file.read_text().startswith("domain,token,disclosures,first,last,views")
-
-
-def parsed_on_stdout(stack: Stack, *arguments: object) -> Any:
-    result = ssn_vault(stack, *arguments, "--json")
-    assert result.exit_code == DONE, result.output
-    return json.loads(result.stdout)
 
 
 # Mistakes
