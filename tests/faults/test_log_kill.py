@@ -15,10 +15,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ssn_vault_client import Ssn, SsnVaultError, TokenizeItem
 from tests.conftest import new_database_url
+from tests.support.auditlog import WITNESS
 from tests.support.commands import ssn_vault
 from tests.support.servers import until
 from tests.support.stack import JUSTIFICATION, ServerProcess, Stack
-from tests.support.witnesses import ORIGIN, WitnessProcess
+from tests.support.witnessing import STACK_ORIGIN, StackWitness
 from vault_service.audit import verify
 from vault_service.audit.event import record
 from vault_service.audit.sequencer import Sequencer
@@ -35,14 +36,14 @@ QUICK = {"SSN_VAULT_AUDIT__CHECKPOINT_SECONDS": "0.2"}
 
 
 @pytest.fixture
-def witness(tmp_path: Path) -> Iterator[WitnessProcess]:
-    process = WitnessProcess(tmp_path / "witness", tmp_path / "home" / "audit.pub.pem")
+def witness(tmp_path: Path) -> Iterator[StackWitness]:
+    process = StackWitness(tmp_path / "witness", tmp_path / "home" / "audit.pub.pem")
     yield process
     process.kill()
 
 
 @pytest.fixture
-def own(database: str, request: pytest.FixtureRequest, tmp_path: Path, witness: WitnessProcess) -> Iterator[Stack]:
+def own(database: str, request: pytest.FixtureRequest, tmp_path: Path, witness: StackWitness) -> Iterator[Stack]:
     url = new_database_url(database, request)
     with Stack(tmp_path / "home", database_url=url, settings={**QUICK, **witness.settings}) as running:
         witness.start()
@@ -73,7 +74,7 @@ class Caller:
 
 
 def test_killed_at_random_moments_nothing_committed_is_lost_and_the_log_verifies(
-    own: Stack, witness: WitnessProcess
+    own: Stack, witness: StackWitness
 ) -> None:
     servers = [own.server, own.add_server()]
     with own.client("sis") as client:
@@ -83,7 +84,7 @@ def test_killed_at_random_moments_nothing_committed_is_lost_and_the_log_verifies
     stop = threading.Event()
     callers = [Caller(own, server, tokens, stop) for server in servers * 2]
     moments = random.Random(815)
-    victims: list[ServerProcess | WitnessProcess] = [*servers, witness]
+    victims: list[ServerProcess | StackWitness] = [*servers, witness]
     try:
         for _ in range((KILLS + 1) // 2):
             time.sleep(moments.uniform(0.0, 0.4))
@@ -130,7 +131,7 @@ def sealed_and_cosigned(stack: Stack) -> bool:
     """Whether the newest checkpoint covers every entry and has the witness's line."""
     size = stack.query("SELECT max(position) + 1 FROM log_leaf")[0][0]
     found = stack.query("SELECT size, note FROM log_checkpoint ORDER BY number DESC LIMIT 1")
-    return bool(found[0].size == size and "— witness.example.org " in found[0].note)
+    return bool(found[0].size == size and f"— {WITNESS} " in found[0].note)
 
 
 def one_root_a_size(notes: list[str], keys: verify.Keys) -> bool:
@@ -158,7 +159,7 @@ def test_a_silent_holder_loses_the_lease_soon_enough_for_another_to_take_over_wi
     longest = AuditSettings(checkpoint_seconds=3.0)
     with _store(f"sqlite:///{tmp_path / 'log.db'}") as store:
         sequencer = Sequencer(
-            store, _LocalSigner(), HashStream(os.open(os.devnull, os.O_WRONLY)), longest, ORIGIN, "one"
+            store, _LocalSigner(), HashStream(os.open(os.devnull, os.O_WRONLY)), longest, STACK_ORIGIN, "one"
         )
         assert sequencer.round()
         ((held, now),) = _rows(
@@ -211,7 +212,7 @@ def test_sequencers_that_all_believe_they_hold_the_lease_never_sign_a_fork(
     sink = os.open(os.devnull, os.O_WRONLY)
     settings = AuditSettings(checkpoint_seconds=0.01, checkpoint_file=tmp_path / "checkpoints")
     with _store(new_database_url(database, request) or f"sqlite:///{tmp_path / 'log.db'}") as store:
-        rivals = [Sequencer(store, signer, HashStream(sink), settings, ORIGIN, f"rival-{n}") for n in range(3)]
+        rivals = [Sequencer(store, signer, HashStream(sink), settings, STACK_ORIGIN, f"rival-{n}") for n in range(3)]
         stop = threading.Event()
 
         def write(writer: int) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.support.auditlog import LogKey
+from tests.support.auditlog import ORIGIN, LogKey
 from tests.support.sealed import OwnSigner
-from tests.support.witnesses import ORIGIN
 from vault_service.audit.event import record
 from vault_service.audit.sequencer import Sequencer
 from vault_service.audit.stream import HashStream

@@ -14,7 +14,7 @@ from tests.conftest import new_database_url
 from tests.support.disks import small_disk
 from tests.support.servers import another_server, until
 from tests.support.stack import JUSTIFICATION, ServerProcess, Stack
-from tests.support.witnesses import WitnessProcess
+from tests.support.witnessing import StackWitness
 
 SOON = {"SSN_VAULT_AUDIT__CHECKPOINT_SECONDS": "0.2", "SSN_VAULT_AUDIT__MAX_UNSEALED": "2"}
 
@@ -193,7 +193,7 @@ def test_a_checkpoint_file_that_cannot_be_written_stops_what_gives_out(own: Stac
 def test_a_witness_that_is_away_for_too_long_stops_what_gives_out(
     database: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    witness = WitnessProcess(tmp_path / "witness", tmp_path / "home" / "audit.pub.pem")
+    witness = StackWitness(tmp_path / "witness", tmp_path / "home" / "audit.pub.pem")
     settings = {**SOON, **witness.settings}
     try:
         url = new_database_url(database, request)

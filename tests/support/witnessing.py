@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from tests.support.auditlog import ORIGIN, WITNESS, LogKey, StoredTree, b64, grown
+from tests.support.stack import free_port
 from vault_service.audit.merkle import leaf_hash
 from vault_service.audit.sinks import VerifierKey, Witness
 from vault_service.audit.verify import check_note, notes_in, read_keys
 from vault_service.audit.witness import WitnessServer, WitnessState
 
 STARTS_WITHIN = 30.0  # seconds
+STACK_ORIGIN = "ssn-vault.dev/audit"  # the name of a stack's log
 
 
 class Answered(NamedTuple):
@@ -97,13 +99,16 @@ def fork(size: int = 600) -> StoredTree:
 class WitnessProcess:
     """`ssn-vault audit witness --config FILE` as a process of its own."""
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, *, wait: bool = True) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vault_service", "audit", "witness", "--config", str(config)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={name: value for name, value in os.environ.items() if not name.startswith("SSN_VAULT_")},
         )
+        self.pid = self._process.pid
+        if not wait:
+            return
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], STARTS_WITHIN)
         line = self._process.stdout.readline().decode() if ready else ""
@@ -111,7 +116,6 @@ class WitnessProcess:
             self.kill()
             raise AssertionError("the witness does not start")
         _, self.url, _, self.key_file = line.split()
-        self.pid = self._process.pid
 
     def __enter__(self) -> Self:
         return self
@@ -141,3 +145,30 @@ def write_config(directory: Path, keys: Path, origin: str = ORIGIN, **more: obje
     ]
     config.write_text("\n".join([*lines, "[[logs]]", f'origin = "{origin}"', f'public_key = "{keys}"', ""]))
     return config
+
+
+class StackWitness:
+    """A witness of a stack's log, at an address that it keeps: servers are told of it before it starts."""
+
+    def __init__(self, directory: Path, public_key: Path) -> None:
+        """`public_key` is the log's, which need not be there yet."""
+        directory.mkdir()
+        state = WitnessState(directory / "witness", WITNESS, {STACK_ORIGIN: public_key})
+        self.key_file = state.key_file
+        self.checkpoints = state.file_of(STACK_ORIGIN).path
+        port = free_port()
+        self._config = write_config(directory, public_key, STACK_ORIGIN, port=port)
+        self.settings = {
+            "SSN_VAULT_AUDIT__WITNESS_URL": f"http://127.0.0.1:{port}",
+            "SSN_VAULT_AUDIT__WITNESS_KEY_FILE": str(self.key_file),
+        }
+        self._process: WitnessProcess | None = None
+
+    def start(self, *, wait: bool = True) -> None:
+        self._process = WitnessProcess(self._config, wait=wait)
+
+    def kill(self) -> None:
+        """SIGKILL, now."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
