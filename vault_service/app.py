@@ -181,10 +181,12 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
             await asyncio.sleep(_TIDY_SECONDS)
             await asyncio.to_thread(runner.tidy)
 
+    def gives_out() -> bool:
+        return state.ready and seal.holds
+
     tasks = [asyncio.create_task(watch_health()), asyncio.create_task(tidy())]
     try:
-        ready = lambda: state.ready and seal.holds  # noqa: E731 - said to the development stack only
-        yield Serving(f"{settings.server.host}:{port}", http.port if http else None, ready)
+        yield Serving(f"{settings.server.host}:{port}", http.port if http else None, gives_out)
     finally:
         for task in tasks:
             task.cancel()

@@ -14,7 +14,7 @@ from vault_service.audit.event import record
 from vault_service.audit.sequencer import Sequencer
 from vault_service.audit.stream import HashStream
 from vault_service.config import AuditSettings
-from vault_service.errors import SigningError
+from vault_service.errors import SigningError, StoreError
 from vault_service.keys.log_signer import Signed
 from vault_service.storage import log, replicas
 from vault_service.storage.engine import Store, open_store
@@ -96,10 +96,23 @@ def test_a_checkpoint_is_never_earlier_than_the_one_before_it(store: Store, monk
     assert one.round()
     with store.reading() as connection:
         first = log.newest_checkpoint(connection)
-    monkeypatch.setattr("vault_service.audit.sequencer.time.time_ns", lambda: 1_000_000)
+    clock = time.time_ns
+    monkeypatch.setattr("vault_service.audit.sequencer.time.time_ns", lambda: clock() - 30 * 10**9)
     one._seal()
     with store.reading() as connection:
         second = log.newest_checkpoint(connection)
     assert first is not None
     assert second is not None
     assert second.at == first.at + 1
+
+
+@pytest.mark.parametrize("minutes", [-2, 2])
+def test_a_server_whose_clock_is_far_off_signs_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    """A head from the future would look fresh until then, and no later one could be earlier."""
+    clock = time.time_ns
+    monkeypatch.setattr("vault_service.audit.sequencer.time.time_ns", lambda: clock() + minutes * 60 * 10**9)
+    with pytest.raises(StoreError, match="too far apart"):
+        sequencer(store, "one", OwnSigner(LogKey())).round()
+    assert checkpoints(store) == 0

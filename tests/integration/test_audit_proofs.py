@@ -45,7 +45,7 @@ def test_one_persons_proof_shows_no_other_and_does_not_hold_when_changed(
 ) -> None:
     event, tokens = disclosed
     file = tmp_path / "proof.json"
-    assert succeeds(own, "audit", "prove", event, "--token", tokens[1].lower(), "--output", file) == ""
+    succeeds(own, "audit", "prove", event, "--token", tokens[1].lower(), "--output", file)
     text = file.read_text()
     assert tokens[1] in text
     assert not [token for token in (tokens[0], tokens[2]) if token in text]

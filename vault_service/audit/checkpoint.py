@@ -23,6 +23,7 @@ from vault_service.errors import LogDamagedError
 
 ED25519: Final = b"\x01"  # signature types of signed-note
 COSIGNATURE: Final = b"\x04"
+CLOCK_MS: Final = 60_000  # by which the clocks of servers and the database may differ
 _MARK: Final = "— "
 _HASH_BYTES: Final = 32
 

@@ -15,13 +15,12 @@ import sqlalchemy as sa
 import structlog
 from prometheus_client import Gauge
 
-from vault_service.audit.checkpoint import Checkpoint, Signer, signed_checkpoint
+from vault_service.audit.checkpoint import CLOCK_MS, Checkpoint, Signer, signed_checkpoint
 from vault_service.errors import CallError, LogDamagedError, Reason, SigningError
 from vault_service.storage import log
 from vault_service.storage.engine import Store, database_now, describe
 
 _LOOK_SECONDS: Final = 0.5
-_CLOCK_SECONDS: Final = 60.0  # by which clocks may differ
 _SECONDS_LEFT: Final = Gauge(
     "ssn_vault_seal_seconds_left", "For how long numbers may be given out if nothing is sealed or acknowledged any more"
 )
@@ -136,5 +135,5 @@ class Seal:
 
 def _seconds_since(moment_ms: int, database_ms: int) -> float:
     """Since a moment; one from the future never was."""
-    since = (database_ms - moment_ms) / 1000
-    return since if since > -_CLOCK_SECONDS else float("inf")
+    since = database_ms - moment_ms
+    return since / 1000 if since > -CLOCK_MS else float("inf")

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 import structlog
 
-from vault_service.audit.checkpoint import ED25519, Checkpoint, Signer, signature_line, signed_checkpoint
+from vault_service.audit.checkpoint import CLOCK_MS, ED25519, Checkpoint, Signer, signature_line, signed_checkpoint
 from vault_service.audit.checkpoint_file import CheckpointFile
 from vault_service.audit.merkle import Tree, leaf_hash
 from vault_service.audit.sinks import FILE, WITNESS, AheadError, ForkError, SinkError, Witness
@@ -212,8 +212,11 @@ class Sequencer:
             known = self._known_heads(newest)
             size = log.size(connection)  # after the heads, which others may have signed meanwhile
             root = self._checked_root(connection, size, known)
-        # Never earlier than the one before, whatever this server's clock says.
-        now = max(time.time_ns() // 1_000_000, *(head.at_ms + 1 for head in known), 0)
+            now = time.time_ns() // 1_000_000
+            # A head from the future would be fresh for too long, and no later one could be earlier.
+            if abs(now - database_now(connection)) > CLOCK_MS:
+                raise StoreError("this server's clock and the database's are too far apart")
+        now = max(now, *(head.at_ms + 1 for head in known), 0)  # never earlier than the one before
         checkpoint = Checkpoint(self._origin, size, root, now)
         signed = self._signer.sign(checkpoint.text.encode())
         note = checkpoint.note([signature_line(self._origin, ED25519, signed.public_key, signed.signature)])

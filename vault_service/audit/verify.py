@@ -10,7 +10,8 @@ signature, in memory that does not grow with the log, and says which entry or ch
 
 It shares no code with the service that writes the record, and imports nothing of it. Hashing and proofs are
 those of RFC 6962 (checked as RFC 9162, 2.1.3.2 and 2.1.4.2, say), notes those of C2SP signed-note,
-tlog-checkpoint, tlog-cosignature and tlog-proof.
+tlog-checkpoint, tlog-cosignature and tlog-proof. It is longer than other files on purpose: it is meant to be
+copied and read alone (docs/adr/0017).
 """
 
 import argparse

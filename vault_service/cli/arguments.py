@@ -12,6 +12,7 @@ from vault_service.errors import ConfigurationError
 from vault_service.governance.accounting import time_text
 from vault_service.governance.suppression import SMALLEST_LIMIT
 from vault_service.storage.event_queries import Span
+from vault_service.tokens import TokenFormat, parse_token
 
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MOMENT: Final = re.compile(
@@ -133,3 +134,11 @@ def _length(first: datetime) -> timedelta:
     if first.month == 12:
         return 31 * _DAY
     return first.replace(month=first.month + 1) - first
+
+
+def canonical_token(token: str) -> Token:
+    """A token of either form as it stands in the record. ConfigurationError names the option, never the value."""
+    canonical = parse_token(token, "", TokenFormat.STANDARD) or parse_token(token, "", TokenFormat.SSN_COLUMN)
+    if canonical is None:
+        raise ConfigurationError("--token is not a well-formed token")
+    return canonical

@@ -1,6 +1,5 @@
 """`ssn-vault audit verify`, `export`, `prove`, `check-proof` and `key`: what a third party needs to trust nobody."""
 
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from vault_service.app import open_vault
 from vault_service.audit import export, verify
 from vault_service.audit.proof import disclosure_proof
 from vault_service.cli.admin import Where, role_store
+from vault_service.cli.arguments import canonical_token
 from vault_service.cli.common import (
     As,
     Config,
@@ -27,11 +27,11 @@ from vault_service.cli.common import (
     print_json,
     stop,
 )
+from vault_service.cli.output import destination
 from vault_service.config import Settings
 from vault_service.errors import ConfigurationError, NotSealedError
 from vault_service.keys.log_signer import pem_bundle
 from vault_service.storage.engine import Store
-from vault_service.tokens import TokenFormat, parse_token
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SEAL_SECONDS: Final = 10.0  # that `prove` waits for a checkpoint
@@ -98,18 +98,13 @@ def export_record(
 ) -> None:
     """Write the whole record into one file that a third party verifies offline. It names tokens: keep it as such."""
     settings = Where(home, config).settings()
-    count = 0
-    with role_store(settings, settings.auditor_database) as store, store.snapshot() as connection:
-        try:
-            with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                written = export.write(file, export.records(connection, settings.origin, live=False))
-                for record in _shown("exporting", written):
-                    count += "entry" in record
-        except FileExistsError:
-            raise ConfigurationError("--output: there is such a file already") from None
-        except OSError as error:
-            output.unlink(missing_ok=True)
-            raise ConfigurationError(f"--output cannot be written: {type(error).__name__}") from None
+    with (
+        destination(output) as file,
+        role_store(settings, settings.auditor_database) as store,
+        store.snapshot() as connection,
+    ):
+        written = export.write(file, export.records(connection, settings.origin, live=False))
+        count = sum("entry" in record for record in _shown("exporting", written))
     console.print(f"{count} entries written; verify with deploy/tools/ssn_vault_verify.py", soft_wrap=True)
 
 
@@ -127,21 +122,13 @@ def prove(
 ) -> None:
     """A proof, for this person alone, that the disclosure stands in the log: `check-proof` checks it offline."""
     settings = Where(home, config).settings()
-    canonical = parse_token(token, "", TokenFormat.STANDARD) or parse_token(token, "", TokenFormat.SSN_COLUMN)
-    if canonical is None:
-        raise ConfigurationError("--token is not a well-formed token")
+    canonical = canonical_token(token)
     if not _UUID.fullmatch(disclosure_id):
         raise ConfigurationError("the disclosure's id is not one")
     with role_store(settings, settings.auditor_database) as store:
         proof = _sealed_proof(store, disclosure_id, canonical)
-    if output is None:
-        typer.echo(proof, nl=False)
-        return
-    try:
-        with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(proof)
-    except OSError as error:
-        raise ConfigurationError(f"--output cannot be written: {type(error).__name__}") from None
+    with destination(output) as file:
+        file.write(proof)
 
 
 @command

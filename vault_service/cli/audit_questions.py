@@ -20,6 +20,7 @@ from vault_service.cli.arguments import (
     SinceOption,
     SuppressOption,
     UntilOption,
+    canonical_token,
     month_span,
     one_of,
     period,
@@ -46,7 +47,6 @@ from vault_service.governance.search import KINDS, OUTCOMES, Question
 from vault_service.orders.state import Signers
 from vault_service.storage.engine import Store
 from vault_service.storage.event_queries import Event, Span, events_in
-from vault_service.tokens import TokenFormat, parse_token
 
 TokenOption = Annotated[str | None, typer.Option("--token", help="The token of the person who asks.")]
 _SHOWN: Final = ["event", "at", "how", "client", "person", "purpose"]  # what fits on a screen; the rest stands below
@@ -77,7 +77,7 @@ def disclosures(
     form = chosen_format(format_, TABLE, json=json)
     if (token is None) == (domain is None):
         raise ConfigurationError("name one of --token, --domain")
-    canonical = None if token is None else _canonical(token)
+    canonical = None if token is None else canonical_token(token)
     settings = Where(home, config).settings()
     with role_store(settings, settings.auditor_database) as store:
         policies = policies_by_epoch(store, Signers(frozenset(settings.policy.signers), settings.policy.signatures))
@@ -188,13 +188,6 @@ def report(
         for name, rows in {"total": [made["total"]], **tables}.items():
             columns = list(dict.fromkeys(column for row in rows for column in row))
             write_table(out, f"{name}, {month}", columns, ([row[c] for c in columns] for row in rows))
-
-
-def _canonical(token: str) -> str:
-    canonical = parse_token(token, "", TokenFormat.STANDARD) or parse_token(token, "", TokenFormat.SSN_COLUMN)
-    if canonical is None:
-        raise ConfigurationError("--token is not a well-formed token")
-    return canonical
 
 
 def _newest(store: Store, question: Question, span: Span, limit: int) -> tuple[list[Event], bool]:
