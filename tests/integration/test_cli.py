@@ -85,14 +85,17 @@ def test_the_tail_follows_until_it_is_interrupted(stack: Stack) -> None:
     command = [sys.executable, "-m", "vault_service", "audit", "tail", "-n", "1", "-f", "--json"]
     tokens_of(stack, "935-01-0002")
     with subprocess.Popen([*command, "--home", str(stack.home.directory)], stdout=subprocess.PIPE, text=True) as tail:
-        assert tail.stdout is not None
-        before = json.loads(tail.stdout.readline())
-        tokens_of(stack, "935-01-0002")
-        after = json.loads(tail.stdout.readline())
-        assert (before["kind"], after["kind"]) == ("tokenize", "tokenize")
-        assert before["id"] < after["id"]
-        tail.send_signal(signal.SIGINT)
-        assert tail.wait(30) == INTERRUPTED
+        try:
+            assert tail.stdout is not None
+            before = json.loads(tail.stdout.readline())
+            tokens_of(stack, "935-01-0002")
+            after = json.loads(tail.stdout.readline())
+            assert (before["kind"], after["kind"]) == ("tokenize", "tokenize")
+            assert before["id"] < after["id"]
+            tail.send_signal(signal.SIGINT)
+            assert tail.wait(30) == INTERRUPTED
+        finally:
+            tail.kill()  # else one that does not end would be waited for
 
 
 def test_the_disclosures_of_a_token_say_who_when_and_why(stack: Stack) -> None:

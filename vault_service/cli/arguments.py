@@ -12,7 +12,7 @@ from vault_service.errors import ConfigurationError
 from vault_service.governance.accounting import time_text
 from vault_service.governance.suppression import SMALLEST_LIMIT
 from vault_service.storage.event_queries import Span
-from vault_service.tokens import TokenFormat, parse_token
+from vault_service.tokens import Token, TokenFormat, parse_token
 
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MOMENT: Final = re.compile(

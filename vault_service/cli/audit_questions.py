@@ -82,7 +82,8 @@ def disclosures(
     with role_store(settings, settings.auditor_database) as store:
         policies = policies_by_epoch(store, Signers(frozenset(settings.policy.signers), settings.policy.signatures))
         if canonical is not None:
-            subject, lines = canonical, lines_of_token(store, policies, canonical, span)
+            subject: str = canonical
+            lines = lines_of_token(store, policies, canonical, span)
         elif domain is not None and domain in policies.domains():
             subject, lines = domain, lines_of_domain(store, policies, domain, span)
         else:
