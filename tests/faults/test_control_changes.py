@@ -162,6 +162,14 @@ def test_orders_and_refusals_stand_in_the_record(own: Stack) -> None:
     assert [event["action"] for event in events if event["kind"] == "order"][-1] == "incident.freeze"
     refused = [event for event in events if event["outcome"] == "FROZEN"]
     assert [(event["client"], event["domain"], event["items"]) for event in refused] == [("sis", "k12", 1)]
+    # Each names the control epoch that decided it; an order that is done, the one that it began.
+    ((epoch,),) = own.query("SELECT epoch FROM control")
+    assert [event["epoch"] for event in events if event["kind"] == "order"] == list(range(1, epoch + 1))
+    assert refused[0]["epoch"] == epoch
+    with own.client("registrar") as registrar:
+        registrar.tokenize("highered", [TokenizeItem(Ssn("948-22-2002"))])
+    done = [json.loads(row[0]) for row in own.query("SELECT body FROM event ORDER BY id")][-1]
+    assert (done["kind"], done["epoch"]) == ("tokenize", epoch)
 
 
 def test_a_flood_of_refusals_is_counted_not_written_one_by_one(

@@ -91,6 +91,11 @@ class Watch:
         until(lambda: len(self.answers) > seen + 1 and set(self.answers[-2:]) <= set(answers), 60)
 
 
+def released(stack: Stack) -> int:
+    """Disclosure rows: what a call that is refused must not add to."""
+    return int(stack.query("SELECT count(*) FROM disclosure")[0][0])
+
+
 def tokenizes(stack: Stack, serial: int, server: ServerProcess | None = None) -> bool:
     with stack.client("sis", server=server) as client:
         return bool(client.tokenize("k12", [TokenizeItem(Ssn(f"953-36-{serial:04}"))])[0].token)
@@ -140,6 +145,9 @@ def test_rows_that_are_refused_stop_what_gives_out_and_service_returns(own: Stac
     with Watch(own) as watch:
         with refusing(own, table):
             watch.refused(reason)
+            before = released(own)
+            watch.refused(reason)
+            assert released(own) == before  # refused when decided, not after it was recorded and paid for
             if reason == "AUDIT_UNAVAILABLE":
                 assert tokenizes(own, 1)
         watch.answered()

@@ -91,9 +91,14 @@ def test_stopped_vault_serves_during_the_lease_then_refuses_and_heals(own: Stack
 
 
 def test_sealed_vault_is_the_same_as_none(own: Stack) -> None:
+    # An OpenBao that was initialised while it ran tries its seal key once more 5 seconds after it started, and would
+    # open again by itself; one that starts with its data does so once.
+    own.openbao.stop()
+    own.openbao.start()
+    own.server.wait_ready()
     with own.client("sis") as client:
-        root = own.root()
-        root.write("sys/seal")
+        assert client.tokenize("k12", [TokenizeItem(Ssn("946-20-0003"))])[0].token
+        own.root().write("sys/seal")
         time.sleep(LEASE_SECONDS + 0.5)
         with pytest.raises(KeysUnavailableError) as caught:
             client.tokenize("k12", [TokenizeItem(Ssn("946-20-0001"))])
