@@ -92,8 +92,9 @@ class Watch:
 
 
 def released(stack: Stack) -> int:
-    """Disclosure rows: what a call that is refused must not add to."""
-    return int(stack.query("SELECT count(*) FROM disclosure")[0][0])
+    """Rows that say what was given out: what a call that is refused must not add to."""
+    tables = ("disclosure", "linkage_record")
+    return sum(int(stack.query(f"SELECT count(*) FROM {table}")[0][0]) for table in tables)
 
 
 def tokenizes(stack: Stack, serial: int, server: ServerProcess | None = None) -> bool:
