@@ -1,6 +1,13 @@
 """`ssn-vault`: the one program. Puts the commands together; each lives in a file of its own."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import typer
+from typer._click.exceptions import NoSuchOption, UsageError
+from typer.core import TyperGroup
 
 from vault_service.cli import (
     approvals,
@@ -19,7 +26,33 @@ from vault_service.cli import (
 from vault_service.dev import command as dev
 from vault_service.dev import demo, drill
 
+
+@contextmanager
+def _without_what_was_typed() -> Iterator[None]:
+    """A number that stands where a command or an option belongs is not repeated on the terminal."""
+    try:
+        yield
+    except NoSuchOption as error:
+        error.message = "No such option"
+        raise
+    except UsageError as error:
+        if type(error) is UsageError:  # the others name an option of ours, and what it takes
+            error.message = re.split(r"[('\"]", error.message)[0].strip()
+        raise
+
+
+class _Program(TyperGroup):
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _without_what_was_typed():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _without_what_was_typed():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Program,
     help="Keeps each Social Security number once, encrypted; everybody else keeps a token.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

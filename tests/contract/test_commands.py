@@ -1,8 +1,9 @@
 """The names of commands and options that scripts rely on."""
 
+import pytest
 import typer
 
-from tests.support.commands import leaves, ssn_vault
+from tests.support.commands import USAGE, leaves, ssn_vault
 from vault_service.__main__ import app
 
 READ_ONLY = {
@@ -67,3 +68,21 @@ def test_every_command_takes_its_options_on_its_own() -> None:
 def test_help_is_given_without_an_installation() -> None:
     for name, _ in leaves(typer.main.get_command(app)):
         assert "Usage" in ssn_vault(None, *name.split(), "--help").output
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("NUMBER", "audit NUMBER", "audit search NUMBER", "keys rotate NUMBER NUMBER"),
+        *("--NUMBER", "audit verify --NUMBER", "audit verify -NUMBER", "audit tail --lines NUMBER"),
+        *("audit report --month NUMBER", "audit disclosures --format NUMBER", "audit verify --json=NUMBER"),
+        *("audit search --since NUMBER", "audit disclosures --token NUMBER", "approvals request --tokens NUMBER"),
+    ],
+)
+@pytest.mark.parametrize("number", ["912-34-5678", "912345678"])
+def test_a_number_in_a_wrong_place_is_not_repeated(typed: str, number: str) -> None:
+    result = ssn_vault(None, *typed.replace("NUMBER", number).split())
+    assert result.exit_code == USAGE
+    assert len(result.output) > 20
+    assert number not in result.output
+    assert number[-4:] not in result.output

@@ -122,9 +122,10 @@ def test_killed_at_random_moments_nothing_committed_is_lost_and_the_log_verifies
     )
     assert result.exit_code == 0, result.output
     notes = [row[0] for row in own.query("SELECT note FROM log_checkpoint")]
+    keys = verify.read_keys(own.home.directory / "audit.pub.pem")
     for path in (own.home.checkpoint_file, witness.checkpoints):
-        notes += list(verify.notes_in(path))
-    assert one_root_a_size(notes, verify.read_keys(own.home.directory / "audit.pub.pem"))
+        notes += list(verify.notes_in(path, keys))
+    assert one_root_a_size(notes, keys)
 
 
 def sealed_and_cosigned(stack: Stack) -> bool:

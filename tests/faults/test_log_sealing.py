@@ -42,10 +42,11 @@ def sequencer(
     key: LogKey | None = None,
     witness: Witness | None = None,
     *,
+    file: Path | None = None,
     stream: Path | None = None,
     max_unsealed: float = 300,
 ) -> Sequencer:
-    settings = AuditSettings(checkpoint_seconds=0.01, max_unsealed=max_unsealed)
+    settings = AuditSettings(checkpoint_seconds=0.01, max_unsealed=max_unsealed, checkpoint_file=file)
     descriptor = os.open(stream or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     signer = OwnSigner(key or LogKey())
     return Sequencer(store, signer, HashStream(descriptor), settings, ORIGIN, "one", witness)
@@ -159,6 +160,30 @@ def test_a_restored_database_is_not_sealed_against_the_witness(
         sequencer(backup, KEY, witness.client()).round()
     assert heads(backup) == [5]
     assert [size for size, _ in witness.cosigned()] == [5, 9]
+    backup.close()
+
+
+@pytest.mark.parametrize("newlines", [0, 1, 2, 3])
+def test_a_restored_database_is_not_sealed_whatever_was_appended_to_the_checkpoint_file(
+    tmp_path: Path, newlines: int
+) -> None:
+    """It may be a file that can only grow: newlines behind a checkpoint must not take it back."""
+    key, kept = LogKey(), tmp_path / "checkpoints"
+    first = new_store(tmp_path / "first.db")
+    add(first, 0, 5)
+    assert sequencer(first, key, file=kept).round()
+    first.close()
+    shutil.copy(tmp_path / "first.db", tmp_path / "backup.db")
+    first = new_store(tmp_path / "first.db")
+    add(first, 5, 4)
+    assert sequencer(first, key, file=kept).round()
+    first.close()
+    with kept.open("a") as file:
+        file.write("\n" * newlines)
+    backup = new_store(tmp_path / "backup.db")
+    with pytest.raises(LogDamagedError, match="the checkpoint file has 9"):
+        sequencer(backup, key, file=kept).round()
+    assert heads(backup) == [5]
     backup.close()
 
 

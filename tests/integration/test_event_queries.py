@@ -143,7 +143,9 @@ def test_a_body_that_is_no_event_is_tampering(database: str, request: pytest.Fix
     url = new_database_url(database, request) or f"sqlite:///{tmp_path / 'test.db'}"
     opened = open_store(sa.make_url(url), connections=2)
     migrate(opened)
-    for number, body in enumerate(["no json", "[]", "{}", '{"at":"1","kind":"order"}']):
+    wrong = ["no json", "[]", "{}", '{"at":"1","kind":"order"}', '{"at":true,"kind":"order"}']
+    wrong += ['{"at":1,"client":[],"kind":"order"}', '{"at":1,"items":"9","kind":"tokenize"}']
+    for number, body in enumerate(wrong):
         with opened.transaction() as tx:
             append(tx, [EventRow(event_id(NOW, number), body, b"")], [])
         with pytest.raises(TamperedError):

@@ -201,6 +201,14 @@ def test_a_strangers_name_does_not_make_it_forget(running: Running, name: str) -
     _goes_on_from(running, known)
 
 
+def test_a_newline_behind_what_it_keeps_does_not_make_it_forget(running: Running) -> None:
+    for old, size in ((0, 5), (5, 9)):
+        assert running.caller.grow(STORED, KEY, old, size).status == 200
+    with running.file.open("a") as file:
+        file.write("\n")
+    _goes_on_from(running, 9)
+
+
 def test_hashes_of_another_length_do_not_replace_an_entry(running: Running) -> None:
     """What is hashed together, cut elsewhere: the old root comes out, and a new one in which entry 2 is another."""
     stored = StoredTree()

@@ -34,7 +34,7 @@ def test_the_client_finds_out_what_the_witness_knows(running: Running) -> None:
         for size in (5, 5, 6, 300):
             if size >= (running.cosigned() or [(0, b"")])[-1][0]:
                 assert check_note(note_of(size) + _cosign(client, size), keys).cosigned
-    assert running.client().latest(ORIGIN) == list(notes_in(running.file))[-1]
+    assert running.client().latest(ORIGIN) == list(notes_in(running.file, keys))[-1]
     assert running.client().latest("other.example.org/audit") is None
 
 

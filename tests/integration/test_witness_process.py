@@ -40,7 +40,7 @@ def keys(tmp_path: Path) -> Path:
 def cosigned(directory: Path, keys: Path) -> list[Head]:
     """All that stands in the witness's file, each log signature and cosignature checked."""
     trusted = read_keys(keys, directory / "witness" / "witness.vkey")
-    heads = [check_note(note, trusted) for note in notes_in(directory / "witness" / FILE)]
+    heads = [check_note(note, trusted) for note in notes_in(directory / "witness" / FILE, trusted)]
     assert all(head.cosigned for head in heads)
     return heads
 

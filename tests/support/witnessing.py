@@ -77,7 +77,7 @@ class Running:
     def cosigned(self) -> list[tuple[int, bytes]]:
         """Size and root of all that it cosigned, oldest first."""
         keys = read_keys(self.keys, self.state.key_file)
-        heads = [check_note(note, keys) for note in notes_in(self.file)] if self.file.exists() else []
+        heads = [check_note(note, keys) for note in notes_in(self.file, keys)] if self.file.exists() else []
         assert all(head.cosigned for head in heads)
         return [(head.size, head.root) for head in heads]
 

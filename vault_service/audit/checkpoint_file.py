@@ -1,13 +1,14 @@
 """An append-only file of checkpoints, outside the database: what a restored or rewritten database is found by.
 
 Signed notes one after another, each ended by an empty line. Each is on the disk before `append` returns. A
-note that was cut off by a crash or a full disk is taken away again, or passed over where the file system
-allows only appending.
+note that was cut off by a crash or a full disk is taken away again, or set apart and passed over where the file
+system allows only appending. What looks set apart and holds all the same counts: nobody who may append can take a
+note back.
 """
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -15,44 +16,47 @@ from typing import Final
 _TAIL_BYTES: Final = 16_384  # a note has a few hundred
 _MARK: Final = "— "
 _NEWLINE: Final = "\n"
+_APART: Final = b"\n\n\n"  # between what was cut off and what is whole
 
 
 class CheckpointFile:
     """One file; processes that share it take turns. Every method raises OSError when it cannot be done."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, holds: Callable[[str], bool]) -> None:
+        """`holds` says whether a note is whole, by its signature, where its form alone does not tell."""
         self.path = path
+        self._holds = holds
 
     def append(self, note: str) -> None:
         """Add a note and have it on the disk, unless the last one there is as new."""
         with self._open() as descriptor:
             end = os.lseek(descriptor, 0, os.SEEK_END)
             tail = self._tail(descriptor)
-            notes = split_notes(tail)
+            notes = split_notes(tail, self._holds)
             if notes and _head(note) <= _head(notes[-1]):
                 return  # another process that shares the file was faster: what it wrote is newer
-            data = note.encode() + b"\n"
-            if tail and not (notes and tail.endswith(notes[-1] + "\n")):
-                data = b"\n\n\n" + data  # what was cut off before stays apart from what is whole
+            parts = [note.encode() + b"\n"]
+            if tail and not (notes and tail.endswith(notes[-1] + "\n") and self._holds(notes[-1])):
+                parts.insert(0, _APART)  # by itself: no note follows where it was cut off
             try:
-                written = os.write(descriptor, data)
-                if written < len(data):
-                    raise OSError("the note was cut off")
-                os.fsync(descriptor)
+                for data in parts:
+                    if os.write(descriptor, data) < len(data):
+                        raise OSError("the note was cut off")
+                    os.fsync(descriptor)
             except OSError:
                 _cut_back(descriptor, end)
                 raise
 
     def last(self) -> str | None:
-        """The last whole note; None when there is none, or no file."""
+        """The last whole note; None when there is none, or no file. Where none at all holds, the last that is there."""
         if not self.path.exists():
             return None
         with self._open() as descriptor:
             tail = self._tail(descriptor)
-            notes = split_notes(tail)
+            notes = split_notes(tail, self._holds)
             if not notes and os.fstat(descriptor).st_size > _TAIL_BYTES:
                 raise OSError("the end of the checkpoint file holds no whole note")
-        return notes[-1] if notes else None
+        return next(filter(self._holds, reversed(notes)), notes[-1] if notes else None)
 
     @contextmanager
     def _open(self) -> Iterator[int]:
@@ -72,18 +76,20 @@ class CheckpointFile:
         return os.pread(descriptor, _TAIL_BYTES, max(0, end - _TAIL_BYTES)).decode(errors="replace")
 
 
-def split_notes(text: str) -> list[str]:
+def split_notes(text: str, holds: Callable[[str], bool]) -> list[str]:
     """The whole notes in a piece of a checkpoint file, as they were appended; pieces of notes are left out.
 
     A note is two blocks, text and signatures, each ended by an empty line. Two empty lines behind the second
-    say that it was cut off, and set apart from what came next.
+    say that it was cut off, and set apart from what came next: it counts if it `holds` all the same.
     """
     blocks = text.split("\n\n")
     notes = []
     for at, (body, signatures, behind) in enumerate(zip(blocks, blocks[1:], blocks[2:], strict=False)):
         set_apart = behind.startswith("\n") or (not behind and at + 3 < len(blocks))
-        if signatures.startswith(_MARK) and not body.startswith(_MARK) and not set_apart:
-            notes.append(f"{body.lstrip(_NEWLINE)}\n\n{signatures}\n")
+        if signatures.startswith(_MARK) and not body.startswith(_MARK):
+            note = f"{body.lstrip(_NEWLINE)}\n\n{signatures}\n"
+            if not set_apart or holds(note):
+                notes.append(note)
     return notes
 
 

@@ -2,8 +2,9 @@
 
 A look at the database says until when they may go on: `max_unsealed` after the newest checkpoint was signed,
 after the oldest event that it does not cover, and after the last acknowledgement of each sink. A checkpoint
-counts by the log's signature, not by its row. No look, no extension: when the database, the sequencer or a sink
-is away for too long, the time runs out by itself (NIST SP 800-53, AU-5).
+counts by the log's signature, not by its row, and what does not change for that long by this server's own watch
+is old, whatever the database's clock says. No look, no extension: when the database, the sequencer or a sink is
+away for too long, the time runs out by itself (NIST SP 800-53, AU-5).
 """
 
 import threading
@@ -41,6 +42,7 @@ class Seal:
         self._good_until = 0.0  # monotonic seconds
         self._largest = 0  # entries that a checkpoint covered when this server looked
         self._first_seen: tuple[str, float] = ("", 0.0)  # the oldest unsealed event, and since when it is known
+        self._latest: dict[str, tuple[int, float]] = {}  # latest time (ms) of each thing, and since when it is known
         self._rolled_back = False
         self._held = True
         self._told = ""
@@ -85,10 +87,12 @@ class Seal:
         self._rolled_back = False
         self._largest = covered
         # Signed anew every so often, also when nothing happens: an old one says that nobody seals.
-        ages = [0.0 if newest is None else _seconds_since(newest.at_ms, database_ms)]
+        ages = [self._unchanged("the newest checkpoint", newest.at_ms if newest else 0, now)]
+        ages += [_seconds_since(newest.at_ms, database_ms)] if newest else []
         ages += [0.0 if oldest is None else self._age(oldest, now, database_ms)]
-        acknowledged = [sinks[name].acknowledged_at if name in sinks else 0 for name in self._sinks]
-        ages += [_seconds_since(moment, database_ms) for moment in acknowledged]
+        for name in self._sinks:
+            acknowledged = sinks[name].acknowledged_at if name in sinks else 0
+            ages += [_seconds_since(acknowledged, database_ms), self._unchanged(name, acknowledged, now)]
         left = self._max_unsealed - max(ages)
         self._good_until = now + left
         _SECONDS_LEFT.set(left)
@@ -101,6 +105,14 @@ class Seal:
             self._first_seen = event_id, since = event_id, now
         made_ms = int(event_id[:8] + event_id[9:13], 16)  # RFC 9562, section 5.7
         return max(0.0, now - since, (database_ms - made_ms) / 1000)
+
+    def _unchanged(self, what: str, moment_ms: int, now: float) -> float:
+        """Seconds, by this server's own watch, since `what` was last seen to have a later time than before."""
+        known, since = self._latest.get(what, (-1, now))
+        if moment_ms > known:
+            self._latest[what] = moment_ms, now
+            return 0.0
+        return now - since
 
     def _checked(self, row: log.CheckpointRow | None) -> Checkpoint | None:
         """The checkpoint of a row. LogDamagedError or SigningError when it cannot be told by the log's signature."""

@@ -68,7 +68,7 @@ class Sequencer:
         self._stream = stream
         self._origin = origin
         self._replica = replica
-        self._file = CheckpointFile(settings.checkpoint_file) if settings.checkpoint_file else None
+        self._file = CheckpointFile(settings.checkpoint_file, self._is_signed) if settings.checkpoint_file else None
         self._witness = witness
         # Often enough that a fault is noticed, and mended, well before `max_unsealed`.
         self._period = min(settings.checkpoint_seconds, settings.max_unsealed / 6)
@@ -309,6 +309,13 @@ class Sequencer:
         if seen is not None and signed_checkpoint(seen, self._signer).size > size:
             raise LogDamagedError(str(ahead))
         self._not_cosigned = str(ahead)
+
+    def _is_signed(self, note: str) -> bool:
+        try:
+            signed_checkpoint(note, self._signer)
+        except LogDamagedError:
+            return False
+        return True
 
     def _keep_in_file(self, file: CheckpointFile, note: str, size: int) -> None:
         try:

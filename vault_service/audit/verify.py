@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -39,6 +40,7 @@ _ROW: Final = ("event_id", "position", "domain", "token", "outcome", "salt")
 _LOG_SIGNATURE, _COSIGNATURE = b"\x01", b"\x04"
 _HASH_BYTES: Final = 32
 _MOST_SIGNATURES: Final = 32  # under one note
+_MOST_NAMED: Final = 10  # events that no stream announced
 _MOST_KEPT: Final = 200  # findings and notes that are kept; findings are all counted
 _CLOCK_MS: Final = 60_000  # between an event's making and the checkpoint that covers it, where an export is older
 _FOREVER: Final = 2**62
@@ -279,13 +281,27 @@ def check_note(note: str, keys: Keys) -> Head:
     return Head(origin, head.size, head.root, head.at_ms, text, tuple(signed), cosigned)
 
 
-def notes_in(path: Path) -> Iterator[str]:
-    """The whole notes of a checkpoint file, as many as it holds when this is called."""
+def holds(note: str, keys: Keys) -> bool:
+    """Whether `check_note` has nothing against a note."""
+    try:
+        check_note(note, keys)
+    except InvalidError:
+        return False
+    return True
+
+
+def notes_in(path: Path, keys: Keys) -> Iterator[str]:
+    """The whole notes of a checkpoint file, as many as it holds when this is called.
+
+    A piece that is set apart was cut off, unless its signatures say that it is whole: otherwise one newline behind a
+    note would take it back.
+    """
     end = path.stat().st_size
-    return _notes(path, end)
+    return (note for note, set_apart in _notes(path, end) if not set_apart or holds(note, keys))
 
 
-def _notes(path: Path, end: int) -> Iterator[str]:
+def _notes(path: Path, end: int) -> Iterator[tuple[str, bool]]:
+    """Each note with whether it is set apart."""
     note, ended = "", False
     with path.open("rb") as file:
         for raw in file:
@@ -295,17 +311,19 @@ def _notes(path: Path, end: int) -> Iterator[str]:
             line = raw.decode("utf-8", "replace")
             if line != "\n":
                 if ended:
-                    yield note
+                    yield note, False
                     note, ended = "", False
                 note += line
             elif ended or note.endswith("\n\n"):  # two empty lines: a piece that was cut off, and set apart
+                if ended:
+                    yield note, True
                 note, ended = "", False
             elif "\n\n— " in note:
                 ended = True
             elif note:
                 note += line
     if ended:
-        yield note
+        yield note, False
 
 
 def _signature_line(line: str) -> tuple[bool, str, bytes]:
@@ -366,6 +384,8 @@ def check_event(body: str, event_id: str, rows: Sequence[Sequence[Any]]) -> list
     wrong = []
     if event.get("id") != event_id:
         wrong.append("the event says another id")
+    if not _is_time(event.get("at")) or not isinstance(event.get("kind"), str):
+        wrong.append("the event has no time, or no kind: no server wrote it")
     if [row[0] for row in rows] != list(range(len(rows))):
         wrong.append("its disclosure rows are not numbered from 0 on")
     if event.get("disclosures") != len(rows):
@@ -395,6 +415,8 @@ def check_proof(text: str, keys: Keys) -> tuple[dict[str, Any], dict[str, Any], 
         event = json.loads(body)
         size, position = int(event["disclosures"]), int(row["position"])
         if proof["format"] != PROOF_FORMAT or canonical(event) != body or row != proof["disclosure"]:
+            raise ValueError
+        if not _is_time(event["at"]):
             raise ValueError
         header, *lines = str(proof["log_proof"]).partition("\n\n")[0].split("\n")
         note = str(proof["log_proof"]).partition("\n\n")[2]
@@ -436,6 +458,7 @@ class Announced:
         self._known.execute("CREATE TABLE event (id TEXT PRIMARY KEY, hash TEXT NOT NULL) WITHOUT ROWID")
         self._known.execute("CREATE TABLE note (text TEXT PRIMARY KEY) WITHOUT ROWID")
         self.events = 0
+        self.first = self.last = ""  # ids: UUIDv7, in the order of their making
         self.contradictions: list[str] = []
 
     def read(self, path: Path) -> None:
@@ -459,12 +482,13 @@ class Announced:
         """The checkpoints that were announced."""
         return (row[0] for row in self._known.execute("SELECT text FROM note"))
 
-    def meet(self, event_id: str, digest: str) -> bool:
-        """Whether the stream says nothing else of this event."""
+    def meet(self, event_id: str, digest: str) -> bool | None:
+        """Whether the stream says the same of this event; None when it says nothing of it."""
         row = self._known.execute("SELECT hash FROM event WHERE id = ?", (event_id,)).fetchone()
-        if row is not None:
-            self._known.execute("DELETE FROM event WHERE id = ?", (event_id,))
-        return row is None or bool(row[0] == digest)
+        if row is None:
+            return None
+        self._known.execute("DELETE FROM event WHERE id = ?", (event_id,))
+        return bool(row[0] == digest)
 
     def left(self) -> Iterator[str]:
         """Ids of the events that were not met."""
@@ -473,6 +497,8 @@ class Announced:
     def _add(self, event_id: str, digest: str) -> None:
         if self._known.execute("INSERT OR IGNORE INTO event VALUES (?, ?)", (event_id, digest)).rowcount:
             self.events += 1
+            self.first = min(self.first or event_id, event_id)
+            self.last = max(self.last, event_id)
             return
         row = self._known.execute("SELECT hash FROM event WHERE id = ?", (event_id,)).fetchone()
         if row[0] != digest:
@@ -568,6 +594,8 @@ class Verifier:
         self._cosigned = False  # whether any fitting checkpoint is
         self._begun = self._ended = False
         self._live = False  # straight from the database
+        self._placed_ms = 0  # when the youngest event that has a place was made
+        self._unannounced = 0
         if announced is not None:
             if not announced.events:
                 self.report.found("the log stream", "it announces no event")
@@ -586,8 +614,7 @@ class Verifier:
             elif kind == "node":
                 self._take_node(*record["node"])
             elif kind == "unsealed":
-                self.report.unsealed += 1
-                self._check_event(f"event {record['unsealed']}, not in the log yet", str(record["unsealed"]), record)
+                self._take_unsealed(str(record["unsealed"]), record)
             elif kind == "orphan":
                 self.report.found(f"{record['orphan']} {record['id']}", str(record["what"]))
             elif kind == "bundle":
@@ -633,7 +660,9 @@ class Verifier:
         if report.covered < report.entries:
             report.noted(f"entries {report.covered} to {report.entries - 1} stand under no checkpoint yet")
         if report.newest_ms and report.made_ms - report.newest_ms > SILENCE_MS:
-            report.noted(f"no checkpoint since {_time(report.newest_ms)}")
+            # A record that was cut back to an earlier checkpoint looks like this, whoever cosigned it then.
+            tell = partial(report.found, "the checkpoints") if self._live and self._keys.witness else report.noted
+            tell(f"no checkpoint since {_time(report.newest_ms)}")
         if report.unsealed:
             report.noted(f"{report.unsealed} events wait for their place in the log")
         self._check_announced(newest_ms)
@@ -657,9 +686,18 @@ class Verifier:
         leaf = self._check_event(where, event_id, record)
         if leaf is not None and leaf != stored:
             self.report.found(where, "the event was changed: it is not the one that this entry was made of")
+        self._placed_ms = max(self._placed_ms, _made_ms(event_id))
         # With the stored leaf the tree goes on as it was signed, so that every later fault is named by itself.
         self._meet_kept()
         self._tree.append(stored)
+
+    def _take_unsealed(self, event_id: str, record: Mapping[str, Any]) -> None:
+        where = f"event {event_id}, not in the log yet"
+        self.report.unsealed += 1
+        self._check_event(where, event_id, record)
+        sealed_ms = min(self._placed_ms, self._last.at_ms if self._last else 0)
+        if _made_ms(event_id) < sealed_ms - SILENCE_MS:
+            self.report.found(where, "it was kept out of the log: much younger events have their places")
 
     def _check_event(self, where: str, event_id: str, record: Mapping[str, Any]) -> bytes | None:
         """Check an event with its rows; its leaf hash, None when it is gone."""
@@ -676,8 +714,14 @@ class Verifier:
             self.report.found(where, wrong)
         if '"asked_sha256":' in body and not record["linkage"]:
             self.report.found(where, "its sealed list of the tokens asked about is gone")
-        if self._announced is not None and not self._announced.meet(event_id, digest):
-            self.report.found(where, "the log stream announced another event under this id")
+        if self._announced is not None:
+            met = self._announced.meet(event_id, digest)
+            if met is False:
+                self.report.found(where, "the log stream announced another event under this id")
+            elif met is None and self._announced.first < event_id < self._announced.last:
+                self._unannounced += 1
+                if self._unannounced <= _MOST_NAMED:
+                    self.report.noted(f"the log stream: it never announced {where}")
         self.report.disclosures += len(rows)
         return leaf_hash(body.encode())
 
@@ -796,6 +840,11 @@ class Verifier:
             else:
                 self.report.found(f"event {event_id}", "the log stream announced it, but it is not in the record")
         self.report.noted(f"the log stream: {self._announced.events - left} of {self._announced.events} events met")
+        if self._unannounced:
+            self.report.noted(
+                f"the log stream: {self._unannounced} events were never announced: they are of a server whose log was "
+                "not given, or was killed in between, or of nobody"
+            )
         if newer:
             self.report.noted(f"the log stream: {newer} events are newer than the export, and were not asked for")
 
@@ -803,6 +852,11 @@ class Verifier:
 def _is_row(row: object) -> bool:
     """Whether it is a disclosure row: a position, and four texts."""
     return isinstance(row, list) and list(map(type, row)) == [int, str, str, str, str]
+
+
+def _is_time(value: object) -> bool:
+    """Whether it is a time in milliseconds since 1970, before the year 10000."""
+    return type(value) is int and 0 <= value < _LAST_MS
 
 
 def _made_ms(event_id: str) -> int:
@@ -907,8 +961,8 @@ def verify_all(
     What was kept is looked at first: a log that goes on meanwhile has everything that stood there by then. An
     export that is older than what was kept needs `older`.
     """
-    kept = [Kept(str(path), notes_in(path)) for path in checkpoint_files]
-    kept += [Kept(str(path), notes_in(path), own=False) for path in witness_files]
+    kept = [Kept(str(path), notes_in(path, keys)) for path in checkpoint_files]
+    kept += [Kept(str(path), notes_in(path, keys), own=False) for path in witness_files]
     announced = Announced() if streams else None
     for path in streams:
         if announced is not None:

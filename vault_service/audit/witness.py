@@ -35,7 +35,16 @@ from cryptography.hazmat.primitives.serialization import (
 
 from vault_service.audit.checkpoint import COSIGNATURE, signature_line, verifier_key
 from vault_service.audit.checkpoint_file import CheckpointFile, sync_directory
-from vault_service.audit.verify import EMPTY_ROOT, Head, InvalidError, Keys, check_consistency, check_note, read_keys
+from vault_service.audit.verify import (
+    EMPTY_ROOT,
+    Head,
+    InvalidError,
+    Keys,
+    check_consistency,
+    check_note,
+    holds,
+    read_keys,
+)
 from vault_service.errors import ConfigurationError
 
 _LARGEST_REQUEST: Final = 65_536  # bytes
@@ -82,7 +91,8 @@ class WitnessState:
 
     def file_of(self, origin: str) -> CheckpointFile:
         """What was cosigned of a log, oldest first."""
-        return CheckpointFile(self._directory / f"{sha256(origin.encode()).hexdigest()}.checkpoints")
+        path = self._directory / f"{sha256(origin.encode()).hexdigest()}.checkpoints"
+        return CheckpointFile(path, lambda note: holds(note, self._keys_of(origin)))
 
     def latest(self, origin_hash: str) -> Answer:
         """The last checkpoint of the log whose origin has this hash (hex)."""
@@ -109,7 +119,7 @@ class WitnessState:
             proof = [base64.b64decode(line, validate=True) for line in proof_lines]
         except ValueError:
             return Answer(400, "not an add-checkpoint request\n")
-        keys = Keys(read_keys(self._logs[origin]).log, (self._name, self._public))
+        keys = self._keys_of(origin)
         try:
             head = check_note(note, keys)
         except InvalidError as error:
@@ -118,6 +128,9 @@ class WitnessState:
             return Answer(400, "the old size is not one of this log\n")
         with self._lock:
             return self._cosign(head, old, proof, keys)
+
+    def _keys_of(self, origin: str) -> Keys:
+        return Keys(read_keys(self._logs[origin]).log, (self._name, self._public))
 
     def _cosign(self, head: Head, old: int, proof: list[bytes], keys: Keys) -> Answer:
         """Check and keep under the lock: what was checked is what is kept."""

@@ -1,6 +1,5 @@
 """`ssn-vault audit`: reading the disclosure record."""
 
-import json as json_module
 import time
 from collections.abc import Iterable, Iterator
 from typing import Annotated
@@ -10,7 +9,7 @@ import typer
 from vault_service.cli.admin import Where, role_store
 from vault_service.cli.common import Config, Home, Json, command
 from vault_service.governance.accounting import time_text
-from vault_service.storage.event_queries import Event
+from vault_service.storage.event_queries import Event, parsed_event
 from vault_service.storage.events import EventRow, after, newest
 
 app = typer.Typer(help="The disclosure record.", no_args_is_help=True)
@@ -48,7 +47,7 @@ def print_events(events: Iterable[EventRow | Event], *, json: bool) -> None:
 
 
 def _words(event: EventRow | Event) -> Iterator[str]:
-    body = json_module.loads(event.body)
+    body = parsed_event(event.id, event.body).facts
     yield time_text(body["at"])
     yield str(body["kind"])
     for name in ("outcome", "client", "person", "domain", "purpose", "agreement", "action", "actor", "reason"):

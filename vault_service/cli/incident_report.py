@@ -80,5 +80,5 @@ def _in_words(breach: Breach) -> str:
     words = [f"tokens disclosed: {', '.join(tokens) or 'none'}", f"calls: {breach.calls:,}"]
     words.append(f"refused: {breach.refused:,}")
     if breach.unopened:
-        words.append(f"asked for, but the record did not open: {breach.unopened:,}")
+        words.append(f"disclosures that did not open, as the record has it: {breach.unopened:,} (also on the list)")
     return "; ".join(words)

@@ -6,13 +6,15 @@ received information and for their legitimate interests (99.32(a)(3)), of reques
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from vault_service.governance.history import PolicyHistory
 from vault_service.governance.uses import Use, is_refused, uses_in, uses_of_token
 from vault_service.policy.model import Policy, View
 from vault_service.storage.engine import Store
 from vault_service.storage.event_queries import Sieve, Span, fact
+
+_LAST_MS: Final = 253_402_300_800_000  # the end of the year 9999
 
 
 class Line(NamedTuple):
@@ -89,7 +91,9 @@ def disclosed(use: Use) -> str:
 
 
 def time_text(milliseconds: int) -> str:
-    """A moment in ISO 8601, UTC."""
+    """A moment in ISO 8601, UTC; one that no calendar here has stays in milliseconds."""
+    if not 0 <= milliseconds < _LAST_MS:
+        return f"{milliseconds} ms"
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -48,8 +48,8 @@ _NOTHING: Final = (
 _FOOT: Final = """\
 </tbody>
 </table>
-<p>Every line can be proven. The record is sealed as it grows, so that no line can be changed, removed or added later
-without being noticed. Whoever keeps the record can prove a line, without showing anybody else's, with
+<p>Every disclosure can be proven. The record is sealed as it grows, so that none can be changed, removed or added later
+without being noticed. Whoever keeps the record can prove one, without showing anybody else's, with
 <code>ssn-vault audit prove</code> and the text in the last column.</p>
 </body>
 </html>

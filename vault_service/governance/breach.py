@@ -1,7 +1,8 @@
 """The incident report: every token that a client, a person or a domain's readers were given, for notification.
 
 Uses come in, one row a token goes out: how often, when first and last, how much, by whom and for what. What is kept
-in memory is a token's row, not its uses.
+in memory is a token's row, not its uses. A token whose record did not open is on the list as well: that it did not
+is what a later event says, and whoever can write into the database could say so.
 """
 
 from collections import Counter
@@ -43,6 +44,7 @@ class _Token:
     first: int
     last: int
     disclosures: int = 0
+    unopened: int = 0
     views: set[str] = field(default_factory=set)
     clients: set[str] = field(default_factory=set)
     persons: set[str] = field(default_factory=set)
@@ -55,6 +57,7 @@ class Row(NamedTuple):
     domain: str
     token: str
     disclosures: int
+    unopened: int  # disclosures beside these, of which the record says that nothing could be opened
     first: str
     last: str
     views: list[str]  # LAST4, FULL, or matched under an agreement
@@ -70,7 +73,7 @@ class Breach:
     suspect: Suspect
     calls: int = 0  # that were answered
     refused: int = 0
-    unopened: int = 0  # tokens that were asked for and whose records did not open: nobody was given them
+    unopened: int = 0  # disclosures of which the record says that nothing could be opened
     _tokens: dict[tuple[str, str], _Token] = field(default_factory=dict)
     _last_across: str = ""
 
@@ -96,6 +99,7 @@ class Breach:
                 domain,
                 token,
                 one.disclosures,
+                one.unopened,
                 time_text(one.first),
                 time_text(one.last),
                 sorted(one.views),
@@ -117,14 +121,13 @@ class Breach:
             self.calls += 1
 
     def _add_token(self, use: Use, domain: str, token: str) -> None:
-        if use.lost:
-            self.unopened += 1
-            return
         facts = use.event.facts
         at = facts["at"]
         one = self._tokens.setdefault((domain, token), _Token(at, at))
         one.first, one.last = min(one.first, at), max(one.last, at)
-        one.disclosures += 1
+        one.disclosures += not use.lost
+        one.unopened += use.lost
+        self.unopened += use.lost
         is_match = use.row is not None and use.row.outcome == _MATCHED
         one.views.add(_MATCHED if is_match else facts.get("view", ""))
         one.clients.add(facts.get("client", ""))

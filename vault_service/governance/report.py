@@ -41,7 +41,7 @@ class Month:
         """Count one event that disclosed so many tokens."""
         client, key = _key(facts)
         counts = self.rows.setdefault(client, {}).setdefault(key, [0, 0, 0])
-        counts[_CALLS] += facts["count"] if facts["kind"] == REFUSALS else 1
+        counts[_CALLS] += facts.get("count", 1) if facts["kind"] == REFUSALS else 1
         counts[_ITEMS] += facts.get("items", 0)
         counts[_DISCLOSED] += disclosed
         if key.outcome != "ok":
@@ -172,7 +172,8 @@ def _rate(part: Cell, whole: Cell) -> float | str | None:
 
 def _key(facts: Mapping[str, Any]) -> tuple[str, Key]:
     if facts["kind"] == REFUSALS:
-        return facts["client"], Key(facts["method"].lower(), "", "", "", facts["reason"])
+        method, reason = facts.get("method", ""), facts.get("reason", "")
+        return facts.get("client", ""), Key(method.lower(), "", "", "", reason)
     names = ("purpose", "agreement", "person", "outcome")
     return facts.get("client", ""), Key(facts["kind"], *(facts.get(name, "") for name in names))
 

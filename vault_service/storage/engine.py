@@ -27,7 +27,7 @@ _READ_ONLY: Final = "ssn_vault_read_only"  # execution option of connections tha
 
 _SHARED_LOCK: Final = f"SELECT pg_advisory_xact_lock_shared({_LOCK_KEY})"
 _EXCLUSIVE_LOCK: Final = f"SELECT pg_advisory_xact_lock({_LOCK_KEY})"
-_NOW: Final = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
+_NOW: Final = "CAST(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000 AS bigint)"
 _NOW_SQLITE: Final = "CAST((julianday('now') - 2440587.5) * 86400000 AS integer)"
 _CLOCK: Final = f"SELECT {_NOW}"
 _CLOCK_SQLITE: Final = f"SELECT {_NOW_SQLITE}"

@@ -21,6 +21,12 @@ CHUNK: Final = 5000  # events that one statement walks, or rows that it gives
 _COUNTED: Final = 100_000  # disclosure rows that one statement counts
 _MARGIN_MS: Final = 3_600_000  # by which a server's clock, which makes ids, and the database's may differ
 _LAST_MS: Final = 2**48 - 1  # of a UUIDv7
+# What is read out of bodies, where it is there.
+_NUMBERS: Final = ("items", "errors", "exact", "no_match", "disclosures", "count")
+_TEXTS: Final = (
+    *("client", "person", "domain", "purpose", "agreement", "view", "justification", "outcome"),
+    *("method", "reason", "of", "action", "actor"),
+)
 
 
 class Span(NamedTuple):
@@ -56,6 +62,19 @@ class Event(NamedTuple):
     facts: dict[str, Any]
 
 
+def parsed_event(event_id: str, body: str) -> Event:
+    """The event of a row; TamperedError for a body that no server wrote."""
+    try:
+        facts = json.loads(body)
+        numbers = type(facts["at"]) is int and all(type(facts.get(name, 0)) is int for name in _NUMBERS)
+        texts = isinstance(facts["kind"], str) and all(isinstance(facts.get(name, ""), str) for name in _TEXTS)
+        if numbers and texts:
+            return Event(event_id, body, facts)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise TamperedError(f"event {event_id} has a body that is no event: ssn-vault audit verify")
+
+
 def fact(name: str, value: str) -> str:
     """How a canonical body has this fact."""
     return f"{json.dumps(name)}:{json.dumps(value, ensure_ascii=False)}"
@@ -81,7 +100,7 @@ def events_in(
                 walked &= event.c.id >= edge if newest_first else event.c.id <= edge
             query = sa.select(event.c.id, event.c.body).where(walked, *sifted).order_by(direction)
             rows = connection.execute(query).all()
-        found = [parsed for row in rows if span.holds((parsed := _parsed(*row)).facts["at"])]
+        found = [parsed for row in rows if span.holds((parsed := parsed_event(*row)).facts["at"])]
         if found:
             yield found
         if edge is None:
@@ -95,7 +114,7 @@ def events_by_id(store: Store, ids: Sequence[str]) -> dict[str, Event]:
     for at in range(0, len(ids), CHUNK):
         with store.reading() as connection:
             query = sa.select(event.c.id, event.c.body).where(event.c.id.in_(ids[at : at + CHUNK]))
-            found |= {row[0]: _parsed(*row) for row in connection.execute(query)}
+            found |= {row[0]: parsed_event(*row) for row in connection.execute(query)}
     return found
 
 
@@ -138,7 +157,7 @@ def disclosures_of_token(
             page = connection.execute(wanted.where(key > sa.tuple_(*last))).all()
         for *row, body in page:
             found = DisclosureRow(*row)
-            parsed = _parsed(found.event_id, body)
+            parsed = parsed_event(found.event_id, body)
             if span.holds(parsed.facts["at"]):
                 yield found, parsed
         if len(page) < rows:
@@ -176,16 +195,6 @@ def _edge(ms: int) -> str:
 def _sifted(sieve: Sieve) -> list[sa.ColumnElement[bool]]:
     wanted = [sa.or_(*(event.c.body.contains(text, autoescape=True) for text in texts)) for texts in sieve.all_of]
     return wanted + [sa.not_(event.c.body.contains(text, autoescape=True)) for text in sieve.none_of]
-
-
-def _parsed(event_id: str, body: str) -> Event:
-    try:
-        facts = json.loads(body)
-        if isinstance(facts, dict) and type(facts["at"]) is int and isinstance(facts["kind"], str):
-            return Event(event_id, body, facts)
-    except (ValueError, KeyError, RecursionError):
-        pass
-    raise TamperedError(f"event {event_id} has a body that is no event: ssn-vault audit verify")
 
 
 def _rows_of(one: Event) -> int:

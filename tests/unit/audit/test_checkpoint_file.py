@@ -12,9 +12,14 @@ import pytest
 from tests.support.auditlog import START, LogKey, StoredTree, WitnessKey, grown, leaves_of
 from vault_service.audit import checkpoint_file
 from vault_service.audit.checkpoint_file import CheckpointFile, split_notes
-from vault_service.audit.verify import notes_in
+from vault_service.audit.verify import Keys, holds, notes_in
 
 KEY, WITNESS = LogKey(), WitnessKey()
+KEYS = Keys([KEY.public], (WITNESS.name, WITNESS.public))
+
+
+def is_whole(note: str) -> bool:
+    return holds(note, KEYS)
 
 
 def _notes(count: int, *, cosigned: bool = True) -> list[str]:
@@ -33,12 +38,12 @@ MANY = _notes(150)
 
 @pytest.fixture
 def file(tmp_path: Path) -> CheckpointFile:
-    return CheckpointFile(tmp_path / "checkpoints")
+    return CheckpointFile(tmp_path / "checkpoints", is_whole)
 
 
 def readers(path: Path) -> tuple[list[str], list[str]]:
     """The notes of a file as the log reads it, and as the verifier does."""
-    return split_notes(path.read_text("utf-8", errors="replace")), list(notes_in(path))
+    return split_notes(path.read_text("utf-8", errors="replace"), is_whole), list(notes_in(path, KEYS))
 
 
 def test_notes_are_read_back_in_their_order_by_both_readers(file: CheckpointFile) -> None:
@@ -73,7 +78,7 @@ def test_only_its_owner_reads_the_file(file: CheckpointFile) -> None:
 
 def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        CheckpointFile(tmp_path / "missing" / "file").append(NOTES[0])
+        CheckpointFile(tmp_path / "missing" / "file", is_whole).append(NOTES[0])
 
 
 def test_the_last_note_of_a_long_file_is_found_and_cheaply(file: CheckpointFile) -> None:
@@ -81,7 +86,7 @@ def test_the_last_note_of_a_long_file_is_found_and_cheaply(file: CheckpointFile)
     file.path.write_text("".join(f"{note}\n" for note in notes))
     assert file.path.stat().st_size > 4 * checkpoint_file._TAIL_BYTES
     assert file.last() == notes[-1]
-    assert list(notes_in(file.path)) == notes
+    assert list(notes_in(file.path, KEYS)) == notes
 
 
 def test_a_note_longer_than_any_is_not_passed_over_for_an_older_one(file: CheckpointFile) -> None:
@@ -92,11 +97,12 @@ def test_a_note_longer_than_any_is_not_passed_over_for_an_older_one(file: Checkp
     file.append(long)
     with pytest.raises(OSError, match="no whole note"):
         file.last()
-    assert list(notes_in(file.path)) == [NOTES[0], long]
+    assert list(notes_in(file.path, KEYS)) == [NOTES[0], long]
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\x01", "a\x85b", "\u2028", "a\x0bb", "—"])
-def test_a_note_with_a_strange_name_in_it_is_read_back(file: CheckpointFile, name: str) -> None:
+def test_a_note_with_a_strange_name_in_it_is_read_back(tmp_path: Path, name: str) -> None:
+    file = CheckpointFile(tmp_path / "checkpoints", lambda _: True)
     head = grown(20).checkpoint(START + 20)
     strange = KEY.note(head, WitnessKey(name).cosign(head))
     file.append(NOTES[0])
@@ -113,6 +119,11 @@ def test_a_note_that_is_not_newer_than_the_last_is_not_added(file: CheckpointFil
 
 
 # Cut off
+
+
+def which(note: str) -> int:
+    """The number of the head in a note, whatever signatures are below it."""
+    return [one.partition("\n\n")[0] for one in NOTES].index(note.partition("\n\n")[0])
 
 
 def _cuts() -> list[int]:
@@ -139,9 +150,9 @@ def test_the_notes_after_one_that_was_cut_off_anywhere_are_read_back(file: Check
         file.append(NOTES[2])
         file.append(NOTES[3])
         assert file.last() == NOTES[3]
-        complete = length >= len(NOTES[1].encode()) - 1
-        expected = [[NOTES[0], *NOTES[2:]], *([NOTES] if complete else [])]
-        if readers(file.path)[reader == "verifier"] not in expected:
+        signed = length >= NOTES[1].encode().index(f"\n— {WITNESS.name}".encode())  # by the log itself
+        expected = [[0, 2, 3], *([[0, 1, 2, 3]] if signed else [])]
+        if [which(note) for note in readers(file.path)[reader == "verifier"]] not in expected:
             wrong.append(length)
     assert wrong == []
 
@@ -164,6 +175,32 @@ def test_several_pieces_in_a_row_are_passed_over(file: CheckpointFile) -> None:
         assert file.last() == NOTES[2], (first, second)
 
 
+def test_a_newline_behind_a_note_does_not_take_it_back(file: CheckpointFile) -> None:
+    """Whoever may only append could otherwise make room for an older database."""
+    for newlines in range(1, 6):
+        file.path.unlink(missing_ok=True)
+        for count, note in enumerate(NOTES, 1):
+            file.append(note)
+            with file.path.open("a") as more:
+                more.write("\n" * newlines)
+            assert file.last() == note
+            assert readers(file.path) == (NOTES[:count], NOTES[:count])
+
+
+@pytest.mark.parametrize("separator", [1, 2, 3])
+def test_what_is_cut_off_again_behind_a_piece_harms_nothing(file: CheckpointFile, separator: int) -> None:
+    """The disk has room for a part of what sets a piece apart: no note follows there."""
+    whole = f"{NOTES[0]}\n".encode()
+    for length in _cuts()[1:-2]:
+        file.path.write_bytes(whole + NOTES[1].encode()[:length])
+        _in_a_process(lambda path: _append_into_little_room(path, separator, cuts=False), file.path)
+        assert file.path.stat().st_size == len(whole) + length + separator
+        file.append(NOTES[2])
+        assert file.last() == NOTES[2]
+        for found in readers(file.path):
+            assert [which(note) for note in found if is_whole(note)] == [which(note) for note in found], length
+
+
 # A disk that is full
 
 
@@ -184,7 +221,7 @@ def _append_into_little_room(path: Path, room: int, *, cuts: bool) -> None:
 
         os.ftruncate = refuse
     with pytest.raises(OSError, match=r"cut off|too large"):
-        CheckpointFile(path).append(NOTES[1])
+        CheckpointFile(path, is_whole).append(NOTES[1])
 
 
 @pytest.mark.parametrize("room", [0, 1, 30, 100, 200])
@@ -206,21 +243,21 @@ def test_a_full_disk_of_a_file_that_may_only_grow_is_passed_over(file: Checkpoin
     assert file.last() == NOTES[0]
     file.append(NOTES[2])
     assert file.last() == NOTES[2]
-    assert list(notes_in(file.path)) == [NOTES[0], NOTES[2]]
+    assert list(notes_in(file.path, KEYS)) == [NOTES[0], NOTES[2]]
 
 
 def test_a_device_that_takes_nothing_is_an_error(tmp_path: Path) -> None:
     link = tmp_path / "full"
     link.symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
-        CheckpointFile(link).append(NOTES[0])
+        CheckpointFile(link, is_whole).append(NOTES[0])
 
 
 # Several at once
 
 
 def _append_many(path: Path) -> None:
-    file = CheckpointFile(path)
+    file = CheckpointFile(path, is_whole)
     for note in MANY:
         file.append(note)
         assert MANY.index(file.last() or "") >= MANY.index(note)
@@ -235,11 +272,11 @@ def test_processes_that_share_a_file_take_turns(file: CheckpointFile) -> None:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
     # Each is there, once, and in order: so each was in its turn compared with the last.
-    assert (list(notes_in(file.path)), file.last()) == (MANY, MANY[-1])
+    assert (list(notes_in(file.path, KEYS)), file.last()) == (MANY, MANY[-1])
 
 
 def test_a_reader_of_a_file_that_grows_sees_what_was_there(file: CheckpointFile) -> None:
     file.append(NOTES[0])
-    reading = notes_in(file.path)
+    reading = notes_in(file.path, KEYS)
     file.append(NOTES[1])
     assert list(reading) == [NOTES[0]]

@@ -177,6 +177,43 @@ def test_a_checkpoint_is_signed_anew_every_so_often_or_nobody_seals(store: Store
     assert holds(looking)
 
 
+def test_a_log_without_a_checkpoint_is_sealed_soon_or_nobody_seals(store: Store, watch: Watch) -> None:
+    """Whoever empties the log and the queue must not be able to keep it so."""
+    looking = Seal(store, SIGNER, MAX, [])
+    assert holds(looking)
+    watch.seconds += MAX - 1
+    assert holds(looking)
+    watch.seconds += 2
+    assert not holds(looking)
+    sealed(store)
+    assert holds(looking)
+
+
+def test_a_checkpoint_grows_old_by_this_servers_own_watch(
+    store: Store, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database's clock stands still, and its administrator puts two checkpoints there in turn."""
+    moment = now(store)
+    monkeypatch.setattr("vault_service.audit.seal.database_now", lambda _connection: moment)
+    looking = Seal(store, SIGNER, MAX, [])
+    sealed(store, FRESH)
+    sealed(store)
+    assert holds(looking)
+    watch.seconds += MAX - 1
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER log_checkpoint_no_delete")
+        (kept,) = connection.exec_driver_sql("SELECT * FROM log_checkpoint ORDER BY number DESC LIMIT 1")
+        connection.exec_driver_sql("DELETE FROM log_checkpoint WHERE number = 2")
+    assert holds(looking)  # the earlier one, as far as the database's clock goes
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO log_checkpoint VALUES (?, ?, ?, ?)", tuple(kept))
+    watch.seconds += 2
+    assert not holds(looking)
+    moment += 3000
+    sealed(store, -3000)
+    assert holds(looking)
+
+
 def test_a_checkpoint_of_another_key_seals_nothing(store: Store) -> None:
     other = LogKey()
     looking = Seal(store, SIGNER, MAX, [])
@@ -222,6 +259,22 @@ def test_an_acknowledgement_from_the_future_is_none(store: Store) -> None:
     assert not holds(Seal(store, SIGNER, MAX, ["file"]))
 
 
+def test_an_acknowledgement_grows_old_by_this_servers_own_watch(
+    store: Store, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = now(store)
+    monkeypatch.setattr("vault_service.audit.seal.database_now", lambda _connection: moment)
+    looking = Seal(store, SIGNER, MAX, ["file"])
+    for number in range(3):
+        sealed(store, -number)
+        acknowledged(store, "file", 10 * (3 - number))
+        assert holds(looking)
+        watch.seconds += MAX - 1
+    sealed(store, -10)
+    watch.seconds += 2
+    assert not holds(looking)
+
+
 def test_a_sink_that_is_not_configured_any_more_is_not_waited_for(store: Store) -> None:
     acknowledged(store, "witness", OLD)
     assert holds(Seal(store, SIGNER, MAX, []))
@@ -253,6 +306,7 @@ def test_without_looks_the_time_runs_out_by_itself(store: Store, watch: Watch, t
     assert not still(looking)
     database.rmdir()
     kept.rename(database)
+    sealed(store)
     assert holds(looking)
 
 

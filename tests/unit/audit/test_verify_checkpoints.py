@@ -133,6 +133,18 @@ def test_silence_is_told(book: Book) -> None:
     assert [note.split(" 2030")[0] for note in report.notes] == ["no checkpoint between", "no checkpoint since"]
 
 
+def test_silence_of_a_log_that_a_witness_should_see_is_wrong() -> None:
+    """A database that was cut back to a checkpoint that was cosigned then shows nothing else."""
+    book = sealed_book(WITNESS)
+    book.live = True
+    assert wrong(verified(book.records(), book.key, witness=WITNESS)) == []
+    book.now += SILENCE_MS
+    finding = only(verified(book.records(), book.key, witness=WITNESS))
+    assert (finding.where, finding.what[:23]) == ("the checkpoints", "no checkpoint since 203")
+    book.live = False  # an export may be as old as it is
+    assert wrong(verified(book.records(), book.key, witness=WITNESS)) == []
+
+
 # Witness
 
 

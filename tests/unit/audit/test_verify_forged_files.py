@@ -357,6 +357,8 @@ def test_a_log_cannot_prove_one_event_by_the_row_of_another_nor_by_a_body_of_two
     row = made.disclosures[0]._asdict()
     assert accepted(_sealed_alone(made.event.body, row), SIGNED)
     assert not accepted(_sealed_alone(made.event.body.replace("event-1", "event-2"), row), SIGNED)
+    for at in ("-1", "100000000000000000", '"now"', "true"):
+        assert not accepted(_sealed_alone(made.event.body.replace(str(START), at), row), SIGNED)
     for body in (made.event.body + " ", made.event.body.replace("{", '{"client":"other",', 1)):
         assert not accepted(_sealed_alone(body, row), SIGNED)
 

@@ -179,6 +179,20 @@ def test_a_record_agrees_with_its_stream(book: Book, tmp_path: Path) -> None:
     ]
 
 
+def test_events_that_no_stream_announced_are_told_of(book: Book, tmp_path: Path) -> None:
+    """Whoever can write into the database can invent an event, and it is sealed: no server announced it."""
+    file = stream(tmp_path / "log", book)
+    lines = file.read_text().splitlines()
+    silent = [entry_at(book.items, position)["id"] for position in (0, 3, 4, 11)]  # the first and last are its edges
+    file.write_text("".join(f"{line}\n" for line in lines if not any(one in line for one in silent)))
+    report = verified(book.records(), book.key, streams=[file])
+    assert wrong(report) == []
+    assert report.notes[:2] == [
+        f"the log stream: it never announced entry {at} (event {silent[at - 2]})" for at in (3, 4)
+    ]
+    assert report.notes[-1].startswith("the log stream: 2 events were never announced")
+
+
 def test_an_event_that_only_the_stream_knows_is_named(book: Book, tmp_path: Path) -> None:
     made = book.event()
     book.now += 120_000

@@ -3,6 +3,7 @@
 Records are those that `audit.export` gives, built in memory, and changed in one way each.
 """
 
+import json
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from tests.support.auditlog import Book, Records, WitnessKey, checkpoint_at, entry_at
 from tests.support.verifying import only, sealed_book, verified, wrong
-from vault_service.audit.verify import Finding
+from vault_service.audit.verify import SILENCE_MS, Finding, canonical, leaf_hash
 
 WITNESS = WitnessKey()
 
@@ -58,6 +59,46 @@ def test_what_is_not_sealed_or_placed_yet_is_told_and_not_wrong(book: Book) -> N
         "entries 12 to 14 stand under no checkpoint yet",
         "1 events wait for their place in the log",
     ]
+
+
+def test_an_event_that_was_kept_out_of_the_log_is_named(book: Book) -> None:
+    book.wait()
+    waits = book.waiting[0]["unsealed"]
+    book.now += SILENCE_MS - 10  # as long as that a queue may be
+    book.add()
+    book.seal()
+    assert wrong(verified(book.records(), book.key)) == []
+    book.now += 1000
+    book.add()
+    book.seal()
+    (finding,) = wrong(verified(book.records(), book.key))
+    assert finding.where == f"event {waits}, not in the log yet"
+    assert finding.what == "it was kept out of the log: much younger events have their places"
+
+
+def test_an_id_from_the_future_does_not_make_those_that_wait_old(book: Book) -> None:
+    book.now += 10 * SILENCE_MS
+    book.add()
+    book.now -= 9 * SILENCE_MS
+    book.wait()
+    book.seal()
+    assert wrong(verified(book.records(), book.key)) == []
+
+
+@pytest.mark.parametrize(
+    "facts", [{"at": None}, {"at": -1}, {"at": 10**17}, {"at": "1"}, {"at": True}, {"kind": None}, {"kind": 1}]
+)
+def test_an_event_without_a_time_or_kind_is_named_though_it_was_signed(book: Book, facts: dict[str, Any]) -> None:
+    made = book.event()
+    body = json.loads(made["event"]) | facts
+    made["event"] = canonical({name: value for name, value in body.items() if value is not None})
+    made["hash"] = sha256(made["event"].encode()).hexdigest()
+    leaf = leaf_hash(made["event"].encode())
+    book.stored.append([leaf])
+    book.items.append({"entry": 12, "leaf": leaf.hex(), **made})
+    book.seal()
+    (finding,) = wrong(verified(book.records(), book.key))
+    assert finding == (named(book.items, 12), "the event has no time, or no kind: no server wrote it")
 
 
 # Entries

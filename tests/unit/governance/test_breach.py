@@ -29,11 +29,31 @@ def test_a_token_has_one_row_whatever_was_done_with_it() -> None:
     assert (breach.calls, breach.refused, breach.tokens_by_domain()) == (3, 0, {"k12": 1})
 
 
-def test_what_was_not_given_is_not_on_the_list() -> None:
+def test_what_was_not_found_is_not_on_the_list() -> None:
     breach = Breach(SIS)
-    breach.add(calls_of(detokenized(outcome="missing"), detokenized(lost=True)))
-    assert breach.rows() == []
-    assert (breach.calls, breach.unopened) == (2, 1)
+    breach.add(calls_of(detokenized(outcome="missing")))
+    assert (breach.rows(), breach.calls) == ([], 1)
+
+
+def test_a_later_event_takes_nobody_off_the_list() -> None:
+    """Whoever can write into the database could write one, and it is sealed like any other."""
+    breach = Breach(SIS)
+    breach.add(calls_of(detokenized(lost=True), detokenized(at=NOW + 1000)))
+    (row,) = breach.rows()
+    assert (row.token, row.disclosures, row.unopened) == (TOKEN, 1, 1)
+    breach = Breach(SIS)
+    breach.add(calls_of(detokenized(lost=True)))
+    (row,) = breach.rows()
+    assert (row.token, row.disclosures, row.unopened, row.views) == (TOKEN, 0, 1, ["LAST4"])
+    assert (breach.calls, breach.unopened, breach.tokens_by_domain()) == (1, 1, {"k12": 1})
+
+
+def test_a_time_that_no_calendar_has_stops_nothing() -> None:
+    """An event that somebody put into the database must not take the list away on the day that it is needed."""
+    breach = Breach(SIS)
+    breach.add(calls_of(detokenized(at=10**17), detokenized(at=-1)))
+    (row,) = breach.rows()
+    assert (row.first, row.last, row.disclosures) == ("-1 ms", "100000000000000000 ms", 2)
 
 
 def test_others_calls_do_not_count() -> None:

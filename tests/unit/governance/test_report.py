@@ -147,3 +147,12 @@ def test_parts_of_a_known_sum_cannot_be_worked_out(parts: list[int], limit: int)
         else:
             assert cell == parts[at]
             assert cell == 0 or cell >= limit
+
+
+def test_an_event_that_says_little_is_counted_as_what_it_says() -> None:
+    made = Month()
+    made.add(event("refusals", count=3).facts, 0)
+    made.add(event("refusals").facts, 0)
+    made.add(event("detokenize").facts, 0)
+    report = report_of(made, "2026-11")
+    assert [(row["client"], row["calls"]) for row in report["clients"]] == [("", 5)]
