@@ -16,7 +16,6 @@ from typing import Final
 _TAIL_BYTES: Final = 16_384  # a note has a few hundred
 _MARK: Final = "— "
 _NEWLINE: Final = "\n"
-_APART: Final = b"\n\n\n"  # between what was cut off and what is whole
 
 
 class CheckpointFile:
@@ -35,14 +34,13 @@ class CheckpointFile:
             notes = split_notes(tail, self._holds)
             if notes and _head(note) <= _head(notes[-1]):
                 return  # another process that shares the file was faster: what it wrote is newer
-            parts = [note.encode() + b"\n"]
+            data = note.encode() + b"\n"
             if tail and not (notes and tail.endswith(notes[-1] + "\n") and self._holds(notes[-1])):
-                parts.insert(0, _APART)  # by itself: no note follows where it was cut off
+                data = b"\n\n\n" + data  # what was cut off before stays apart from what is whole
             try:
-                for data in parts:
-                    if os.write(descriptor, data) < len(data):
-                        raise OSError("the note was cut off")
-                    os.fsync(descriptor)
+                if os.write(descriptor, data) < len(data):
+                    raise OSError("the note was cut off")
+                os.fsync(descriptor)
             except OSError:
                 _cut_back(descriptor, end)
                 raise

@@ -195,6 +195,7 @@ def test_what_is_cut_off_again_behind_a_piece_harms_nothing(file: CheckpointFile
         file.path.write_bytes(whole + NOTES[1].encode()[:length])
         _in_a_process(lambda path: _append_into_little_room(path, separator, cuts=False), file.path)
         assert file.path.stat().st_size == len(whole) + length + separator
+        assert is_whole(file.last() or "")
         file.append(NOTES[2])
         assert file.last() == NOTES[2]
         for found in readers(file.path):
