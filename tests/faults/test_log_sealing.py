@@ -163,11 +163,11 @@ def test_a_restored_database_is_not_sealed_against_the_witness(
     backup.close()
 
 
-@pytest.mark.parametrize("newlines", [0, 1, 2, 3])
+@pytest.mark.parametrize("appended", ["", "\n", "\n\n", "\n\n\n", "FIRST", "\nFIRST", "x\n3\ny\ntime 9\n\n— x\n\n"])
 def test_a_restored_database_is_not_sealed_whatever_was_appended_to_the_checkpoint_file(
-    tmp_path: Path, newlines: int
+    tmp_path: Path, appended: str
 ) -> None:
-    """It may be a file that can only grow: newlines behind a checkpoint must not take it back."""
+    """It may be a file that can only grow: nothing behind a checkpoint may take it back."""
     key, kept = LogKey(), tmp_path / "checkpoints"
     first = new_store(tmp_path / "first.db")
     add(first, 0, 5)
@@ -178,8 +178,9 @@ def test_a_restored_database_is_not_sealed_whatever_was_appended_to_the_checkpoi
     add(first, 5, 4)
     assert sequencer(first, key, file=kept).round()
     first.close()
+    note, _, _ = kept.read_text().partition("\n\nvault.")
     with kept.open("a") as file:
-        file.write("\n" * newlines)
+        file.write(appended.replace("FIRST", f"{note}\n\n"))
     backup = new_store(tmp_path / "backup.db")
     with pytest.raises(LogDamagedError, match="the checkpoint file has 9"):
         sequencer(backup, key, file=kept).round()

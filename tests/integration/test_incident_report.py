@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from ssn_vault_client import View
 from tests.support.asking import csv_rows, look_up, match, now, refused_call, tokens_of, unreadable
-from tests.support.commands import DONE, ssn_vault
+from tests.support.commands import CHECK_FAILED, DONE, ssn_vault
 from tests.support.stack import JUSTIFICATION, Stack
+from vault_service.audit.event import canonical, new_event_id
 
 
 def test_the_notification_list_has_each_token_that_was_given_by_domain(stack: Stack) -> None:
@@ -59,6 +62,31 @@ def test_the_notification_list_has_each_token_that_was_given_by_domain(stack: St
     assert {row["token"]: row["disclosures"] for row in of_person["tokens"]} == {one: 2, two: 1, lost: 0}
     of_domain = parsed_on_stdout(stack, "incident", "report", "--domain", "highered", *period)
     assert [(row["token"], row["clients"]) for row in of_domain["tokens"]] == [(theirs, ["k12-research"])]
+
+
+def test_an_event_that_cannot_be_read_does_not_take_the_list_away(stack: Stack) -> None:
+    (token,) = tokens_of(stack, "938-01-0023")
+    start = now()
+    look_up(stack, token)
+    end = now()
+    planted = new_event_id()
+    body = canonical({"at": "soon", "id": planted, "kind": "outcome"})
+    with stack.superuser() as engine, engine.begin() as connection:
+        values = {"id": planted, "body": body, "hash": b"0" * 32}
+        connection.execute(sa.text("INSERT INTO event (id, body, hash) VALUES (:id, :body, :hash)"), values)
+    try:
+        result = ssn_vault(stack, "incident", "report", "--client", "sis", "--since", start, "--until", end)
+        assert [row["token"] for row in csv_rows(result.stdout)] == [token]
+        assert result.exit_code == CHECK_FAILED
+        assert f"1 events that no server wrote so ({planted})" in result.stderr
+        assert planted in ssn_vault(stack, "audit", "tail").output
+    finally:
+        with stack.superuser() as engine, engine.begin() as connection:
+            if stack.database_url is None:
+                connection.execute(sa.text("DROP TRIGGER event_no_delete"))
+            else:
+                connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+            connection.execute(sa.text("DELETE FROM event WHERE id = :id"), {"id": planted})
 
 
 def test_the_notification_list_of_nobody_is_empty(stack: Stack, tmp_path: Path) -> None:

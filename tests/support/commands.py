@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from tests.support.stack import JUSTIFICATION, Stack
 from vault_service.__main__ import app
 
-DONE, USAGE, REFUSED, AWAY, INTERRUPTED = 0, 2, 4, 5, 130
+DONE, CHECK_FAILED, USAGE, REFUSED, AWAY, INTERRUPTED = 0, 1, 2, 4, 5, 130
 
 
 def ssn_vault(

@@ -2,10 +2,11 @@
 
 Signed notes one after another, each ended by an empty line. Each is on the disk before `append` returns. A
 note that was cut off by a crash or a full disk is taken away again, or set apart and passed over where the file
-system allows only appending. What looks set apart and holds all the same counts: nobody who may append can take a
-note back.
+system allows only appending. Who may only append takes no note back: what looks set apart and holds all the same
+counts, and of the notes at the end the furthest does.
 """
 
+import base64
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -16,26 +17,28 @@ from typing import Final
 _TAIL_BYTES: Final = 16_384  # a note has a few hundred
 _MARK: Final = "— "
 _NEWLINE: Final = "\n"
+_SIGNATURE_BYTES: Final = (4 + 64, 4 + 8 + 64)  # key id, a cosignature's time, Ed25519
 
 
 class CheckpointFile:
     """One file; processes that share it take turns. Every method raises OSError when it cannot be done."""
 
     def __init__(self, path: Path, holds: Callable[[str], bool]) -> None:
-        """`holds` says whether a note is whole, by its signature, where its form alone does not tell."""
+        """`holds` says whether a note is the log's, by its signature."""
         self.path = path
         self._holds = holds
 
     def append(self, note: str) -> None:
-        """Add a note and have it on the disk, unless the last one there is as new."""
+        """Add a note and have it on the disk, unless one there is as new."""
         with self._open() as descriptor:
             end = os.lseek(descriptor, 0, os.SEEK_END)
             tail = self._tail(descriptor)
             notes = split_notes(tail, self._holds)
-            if notes and _head(note) <= _head(notes[-1]):
+            newest = next(filter(self._holds, sorted(notes, key=_head, reverse=True)), None)
+            if newest is not None and _head(note) <= _head(newest):
                 return  # another process that shares the file was faster: what it wrote is newer
             data = note.encode() + b"\n"
-            if tail and not (notes and tail.endswith(notes[-1] + "\n") and self._holds(notes[-1])):
+            if tail and not (notes and tail.endswith(notes[-1] + "\n")):
                 data = b"\n\n\n" + data  # what was cut off before stays apart from what is whole
             try:
                 if os.write(descriptor, data) < len(data):
@@ -46,7 +49,7 @@ class CheckpointFile:
                 raise
 
     def last(self) -> str | None:
-        """The last whole note; None when there is none, or no file. Where none at all holds, the last that is there."""
+        """The whole note near the end that says the furthest head; None when there is none, or no file."""
         if not self.path.exists():
             return None
         with self._open() as descriptor:
@@ -54,7 +57,7 @@ class CheckpointFile:
             notes = split_notes(tail, self._holds)
             if not notes and os.fstat(descriptor).st_size > _TAIL_BYTES:
                 raise OSError("the end of the checkpoint file holds no whole note")
-        return next(filter(self._holds, reversed(notes)), notes[-1] if notes else None)
+        return max(notes, key=_head, default=None)
 
     @contextmanager
     def _open(self) -> Iterator[int]:
@@ -84,11 +87,20 @@ def split_notes(text: str, holds: Callable[[str], bool]) -> list[str]:
     notes = []
     for at, (body, signatures, behind) in enumerate(zip(blocks, blocks[1:], blocks[2:], strict=False)):
         set_apart = behind.startswith("\n") or (not behind and at + 3 < len(blocks))
-        if signatures.startswith(_MARK) and not body.startswith(_MARK):
+        if signatures.startswith(_MARK) and not body.startswith(_MARK) and not _is_cut(signatures):
             note = f"{body.lstrip(_NEWLINE)}\n\n{signatures}\n"
             if not set_apart or holds(note):
                 notes.append(note)
     return notes
+
+
+def _is_cut(signatures: str) -> bool:
+    """Whether the last signature is shorter or longer than any under a checkpoint is."""
+    try:
+        raw = base64.b64decode(signatures.rpartition(" ")[2], validate=True)
+    except ValueError:
+        return True
+    return len(raw) not in _SIGNATURE_BYTES
 
 
 def _head(note: str) -> tuple[int, int]:

@@ -42,7 +42,8 @@ class Seal:
         self._good_until = 0.0  # monotonic seconds
         self._largest = 0  # entries that a checkpoint covered when this server looked
         self._first_seen: tuple[str, float] = ("", 0.0)  # the oldest unsealed event, and since when it is known
-        self._latest: dict[str, tuple[int, float]] = {}  # latest time (ms) of each thing, and since when it is known
+        self._latest_ms = 0  # when the newest checkpoint so far was signed
+        self._unchanged: dict[str, tuple[int, float]] = {}  # what was seen last of each thing, and since when
         self._rolled_back = False
         self._held = True
         self._told = ""
@@ -87,12 +88,13 @@ class Seal:
         self._rolled_back = False
         self._largest = covered
         # Signed anew every so often, also when nothing happens: an old one says that nobody seals.
-        ages = [self._unchanged("the newest checkpoint", newest.at_ms if newest else 0, now)]
+        self._latest_ms = max(self._latest_ms, newest.at_ms if newest else 0)
+        ages = [self._seconds_unchanged("the newest checkpoint", self._latest_ms, now)]
         ages += [_seconds_since(newest.at_ms, database_ms)] if newest else []
         ages += [0.0 if oldest is None else self._age(oldest, now, database_ms)]
         for name in self._sinks:
             acknowledged = sinks[name].acknowledged_at if name in sinks else 0
-            ages += [_seconds_since(acknowledged, database_ms), self._unchanged(name, acknowledged, now)]
+            ages += [_seconds_since(acknowledged, database_ms), self._seconds_unchanged(name, acknowledged, now)]
         left = self._max_unsealed - max(ages)
         self._good_until = now + left
         _SECONDS_LEFT.set(left)
@@ -106,11 +108,11 @@ class Seal:
         made_ms = int(event_id[:8] + event_id[9:13], 16)  # RFC 9562, section 5.7
         return max(0.0, now - since, (database_ms - made_ms) / 1000)
 
-    def _unchanged(self, what: str, moment_ms: int, now: float) -> float:
-        """Seconds, by this server's own watch, since `what` was last seen to have a later time than before."""
-        known, since = self._latest.get(what, (-1, now))
-        if moment_ms > known:
-            self._latest[what] = moment_ms, now
+    def _seconds_unchanged(self, what: str, moment_ms: int, now: float) -> float:
+        """For how long `what` has had this time, by this server's own watch."""
+        known, since = self._unchanged.get(what, (None, now))
+        if moment_ms != known:
+            self._unchanged[what] = moment_ms, now
             return 0.0
         return now - since
 

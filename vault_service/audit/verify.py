@@ -23,7 +23,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -585,6 +584,7 @@ class Verifier:
         self._older = older
         self._memory = _Memory()
         self._sources = [self._load(source) for source in kept]
+        self._witnessed = any(not source.own for source in kept)
         self._tree = Frontier()
         self._next = 0  # position
         self._gap = False  # a position was missing: roots cannot be compared any more
@@ -660,9 +660,12 @@ class Verifier:
         if report.covered < report.entries:
             report.noted(f"entries {report.covered} to {report.entries - 1} stand under no checkpoint yet")
         if report.newest_ms and report.made_ms - report.newest_ms > SILENCE_MS:
-            # A record that was cut back to an earlier checkpoint looks like this, whoever cosigned it then.
-            tell = partial(report.found, "the checkpoints") if self._live and self._keys.witness else report.noted
-            tell(f"no checkpoint since {_time(report.newest_ms)}")
+            silence = f"no checkpoint since {_time(report.newest_ms)}"
+            # A record that was cut back looks like this, too, whoever cosigned it then; the witness's file would tell.
+            if self._live and self._keys.witness and not self._witnessed:
+                report.found("the checkpoints", f"{silence}: nobody seals, or the record was cut back (--witness-file)")
+            else:
+                report.noted(silence)
         if report.unsealed:
             report.noted(f"{report.unsealed} events wait for their place in the log")
         self._check_announced(newest_ms)
@@ -686,17 +689,24 @@ class Verifier:
         leaf = self._check_event(where, event_id, record)
         if leaf is not None and leaf != stored:
             self.report.found(where, "the event was changed: it is not the one that this entry was made of")
-        self._placed_ms = max(self._placed_ms, _made_ms(event_id))
+        made_ms = _made_ms(event_id)
+        if made_ms < self._overtaken_ms:
+            self.report.noted(f"{where} got its place long after much younger events: was it held back?")
+        self._placed_ms = max(self._placed_ms, made_ms)
         # With the stored leaf the tree goes on as it was signed, so that every later fault is named by itself.
         self._meet_kept()
         self._tree.append(stored)
+
+    @property
+    def _overtaken_ms(self) -> int:
+        """What was made before this, and has no place yet, was kept out. No id from the future counts for more."""
+        return min(self._placed_ms, self._last.at_ms if self._last else 0) - SILENCE_MS
 
     def _take_unsealed(self, event_id: str, record: Mapping[str, Any]) -> None:
         where = f"event {event_id}, not in the log yet"
         self.report.unsealed += 1
         self._check_event(where, event_id, record)
-        sealed_ms = min(self._placed_ms, self._last.at_ms if self._last else 0)
-        if _made_ms(event_id) < sealed_ms - SILENCE_MS:
+        if _made_ms(event_id) < self._overtaken_ms:
             self.report.found(where, "it was kept out of the log: much younger events have their places")
 
     def _check_event(self, where: str, event_id: str, record: Mapping[str, Any]) -> bytes | None:
@@ -842,8 +852,9 @@ class Verifier:
         self.report.noted(f"the log stream: {self._announced.events - left} of {self._announced.events} events met")
         if self._unannounced:
             self.report.noted(
-                f"the log stream: {self._unannounced} events were never announced: they are of a server whose log was "
-                "not given, or was killed in between, or of nobody"
+                f"the log stream: {self._unannounced} events were never announced: their server's log was not given or "
+                "copied earlier than another's, or the server was killed or cut off while it committed, or no server "
+                "made them"
             )
         if newer:
             self.report.noted(f"the log stream: {newer} events are newer than the export, and were not asked for")

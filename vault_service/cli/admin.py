@@ -55,7 +55,7 @@ class Where:
         if self.home is not None:
             file = self.home / "config.toml"
             if not file.is_file():
-                raise ConfigurationError(f"there is no development stack in {self.home}")
+                raise ConfigurationError("there is no development stack in that directory (--home)")
             return load_settings(file)
         return load_settings(self.config)
 

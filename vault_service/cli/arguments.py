@@ -3,8 +3,9 @@
 import re
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import typer
 
@@ -14,6 +15,7 @@ from vault_service.governance.suppression import SMALLEST_LIMIT
 from vault_service.storage.event_queries import Span
 from vault_service.tokens import Token, TokenFormat, parse_token
 
+E = TypeVar("E", bound=StrEnum)
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MOMENT: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -69,6 +71,18 @@ def _number(least: int) -> Callable[[str], int]:
         raise typer.BadParameter(f"must be a whole number of at least {least}")
 
     return number
+
+
+def member_of(kinds: type[E]) -> Callable[[str], E]:
+    """A parser that takes a member of an enumeration of texts."""
+
+    def member(text: str) -> E:
+        try:
+            return kinds(text)
+        except ValueError:
+            raise typer.BadParameter(f"must be one of {', '.join(kinds)}") from None
+
+    return member
 
 
 def one_of(names: Collection[str]) -> Callable[[str], str]:

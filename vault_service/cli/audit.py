@@ -8,6 +8,7 @@ import typer
 
 from vault_service.cli.admin import Where, role_store
 from vault_service.cli.common import Config, Home, Json, command
+from vault_service.errors import TamperedError
 from vault_service.governance.accounting import time_text
 from vault_service.storage.event_queries import Event, parsed_event
 from vault_service.storage.events import EventRow, after, newest
@@ -47,7 +48,11 @@ def print_events(events: Iterable[EventRow | Event], *, json: bool) -> None:
 
 
 def _words(event: EventRow | Event) -> Iterator[str]:
-    body = parsed_event(event.id, event.body).facts
+    try:
+        body = parsed_event(event.id, event.body).facts
+    except TamperedError as error:
+        yield str(error)
+        return
     yield time_text(body["at"])
     yield str(body["kind"])
     for name in ("outcome", "client", "person", "domain", "purpose", "agreement", "action", "actor", "reason"):

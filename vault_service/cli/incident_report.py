@@ -2,7 +2,9 @@
 
 import json as json_module
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
+
+import typer
 
 from vault_service.cli.admin import Where, policies_by_epoch, role_store
 from vault_service.cli.arguments import (
@@ -15,12 +17,14 @@ from vault_service.cli.arguments import (
     period,
     span_of,
 )
-from vault_service.cli.common import Config, Home, Json, command, errors
+from vault_service.cli.common import Config, Exit, Home, Json, command, errors
 from vault_service.cli.output import CSV, destination, write_rows
 from vault_service.errors import ConfigurationError
 from vault_service.governance.breach import Breach, Row, Suspect
 from vault_service.governance.uses import uses_in
 from vault_service.orders.state import Signers
+
+_NAMED: Final = 10  # events that cannot be read
 
 
 @command
@@ -37,8 +41,10 @@ def report(
 ) -> None:
     """Every token that was disclosed to a client, through a person or in a domain: the notification list, as CSV.
 
-    One row a token, by domain: how often, first and last time, how much of the number, by whom and for what.
+    One row a token, by domain: how often, first and last time, how much of the number, by whom and for what. Status 1
+    when the record holds events that cannot be read.
     """
+    unreadable: set[str] = set()
     span = span_of(since, until)
     if client is None and person is None and domain is None:
         raise ConfigurationError("name at least one of --client, --person, --domain")
@@ -51,7 +57,7 @@ def report(
         suspect = Suspect(client, person, domain)
         breach = Breach(suspect)
         with destination(output) as out:
-            breach.add(uses_in(store, span, suspect.sieve(), domain=domain))
+            breach.add(uses_in(store, span, suspect.sieve(), domain=domain, unreadable=unreadable))
             rows = [row._asdict() for row in breach.rows()]
             if json:
                 made = {"period": period(span), **_summary(breach), "tokens": rows}
@@ -59,6 +65,14 @@ def report(
             else:
                 write_rows(out, CSV, "", Row._fields, rows)
     errors.print(f"{period(span)}: {_in_words(breach)}", markup=False, soft_wrap=True)
+    if unreadable:
+        named = ", ".join(sorted(unreadable)[:_NAMED])
+        errors.print(
+            f"not on the list: {len(unreadable):,} events that no server wrote so ({named}); ssn-vault audit verify",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(Exit.CHECK_FAILED)
 
 
 def _must_be_known(option: str, name: str | None, names: Collection[str]) -> None:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 import typer
 
 from vault_service.cli.admin import Admin, Where, admin
+from vault_service.cli.arguments import member_of
 from vault_service.cli.common import (
     As,
     Config,
@@ -50,7 +51,9 @@ Domain = Annotated[str | None, typer.Option("--domain", help="A domain's keys.")
 Agreement = Annotated[str | None, typer.Option("--agreement", help="An agreement's key.")]
 Everything = Annotated[bool, typer.Option("--all", help="Every domain and agreement.")]
 Version = Annotated[int, typer.Option("--version", help="Which version.", min=1)]
-Kind = Annotated[KeyKind, typer.Option("--kind", help="Which key.")]
+Kind = Annotated[
+    KeyKind, typer.Option("--kind", parser=member_of(KeyKind), metavar="KIND", help="Which key: data or index.")
+]
 Rate = Annotated[int, typer.Option("--rate", help="Rows a second at most.", min=1)]
 
 
@@ -80,7 +83,10 @@ def status(
 @app.command()
 @command
 def rotate(
-    kind: Annotated[Rotated, typer.Option("--kind", help="What is rotated.")],
+    kind: Annotated[
+        Rotated,
+        typer.Option("--kind", parser=member_of(Rotated), metavar="KIND", help="What: wrapping, data or index."),
+    ],
     domain: Domain = None,
     agreement: Agreement = None,
     everything: Everything = False,

@@ -93,7 +93,7 @@ def _read(file: Path) -> str:
     try:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError):
-        raise ConfigurationError(f"{file} cannot be read as text") from None
+        raise ConfigurationError("the policy file cannot be read as text") from None
 
 
 def _plan(one: Admin, text: str) -> list[str]:

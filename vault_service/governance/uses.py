@@ -50,10 +50,20 @@ def uses_of_token(store: Store, token: str, span: Span) -> Iterator[Use]:
             yield Use(event, row, event.id in lost)
 
 
-def uses_in(store: Store, span: Span, sieve: Sieve = _ALL, *, domain: str | None = None) -> Iterator[Use]:
-    """Each event of the span that passes the sieve, once without a row; then its rows, of one domain if named."""
-    lost = _lost(store, span)
-    for events in events_in(store, span, sieve):
+def uses_in(
+    store: Store,
+    span: Span,
+    sieve: Sieve = _ALL,
+    *,
+    domain: str | None = None,
+    unreadable: set[str] | None = None,
+) -> Iterator[Use]:
+    """Each event of the span that passes the sieve, once without a row; then its rows, of one domain if named.
+
+    TamperedError for an event that cannot be read; with `unreadable` its id goes there instead.
+    """
+    lost = _lost(store, span, unreadable)
+    for events in events_in(store, span, sieve, unreadable=unreadable):
         calls = [event for event in events if event.facts["kind"] != LOSSES]
         rows = disclosures_of(store, calls, domain=domain)
         row = next(rows, None)
@@ -64,10 +74,10 @@ def uses_in(store: Store, span: Span, sieve: Sieve = _ALL, *, domain: str | None
                 row = next(rows, None)
 
 
-def _lost(store: Store, span: Span) -> frozenset[tuple[str, str]]:
+def _lost(store: Store, span: Span, unreadable: set[str] | None) -> frozenset[tuple[str, str]]:
     """The calls and tokens whose record did not open: few, or something is badly wrong."""
     lost = set()
-    for events in events_in(store, span, Sieve(((fact("kind", LOSSES),),))):
+    for events in events_in(store, span, Sieve(((fact("kind", LOSSES),),)), unreadable=unreadable):
         of = {event.id: str(event.facts.get("of")) for event in events if event.facts["kind"] == LOSSES}
         lost |= {(of[row.event_id], row.token) for row in disclosures_of(store, events) if row.outcome == _UNOPENED}
     return frozenset(lost)

@@ -81,11 +81,17 @@ def fact(name: str, value: str) -> str:
 
 
 def events_in(
-    store: Store, span: Span, sieve: Sieve = _EVERYTHING, *, newest_first: bool = False, chunk: int = CHUNK
+    store: Store,
+    span: Span,
+    sieve: Sieve = _EVERYTHING,
+    *,
+    newest_first: bool = False,
+    chunk: int = CHUNK,
+    unreadable: set[str] | None = None,
 ) -> Iterator[list[Event]]:
     """The events of the span that pass the sieve, `chunk` events walked at a time; oldest first, or newest.
 
-    TamperedError for a body that is no event.
+    TamperedError for a body that is no event; with `unreadable` its id goes there instead.
     """
     low, high = _id_range(span)
     direction = event.c.id.desc() if newest_first else event.c.id.asc()
@@ -100,12 +106,22 @@ def events_in(
                 walked &= event.c.id >= edge if newest_first else event.c.id <= edge
             query = sa.select(event.c.id, event.c.body).where(walked, *sifted).order_by(direction)
             rows = connection.execute(query).all()
-        found = [parsed for row in rows if span.holds((parsed := parsed_event(*row)).facts["at"])]
+        found = [one for row in rows if (one := _readable(*row, unreadable)) and span.holds(one.facts["at"])]
         if found:
             yield found
         if edge is None:
             return
         low, high = (low, edge) if newest_first else (edge, high)
+
+
+def _readable(event_id: str, body: str, unreadable: set[str] | None) -> Event | None:
+    try:
+        return parsed_event(event_id, body)
+    except TamperedError:
+        if unreadable is None:
+            raise
+        unreadable.add(event_id)
+        return None
 
 
 def events_by_id(store: Store, ids: Sequence[str]) -> dict[str, Event]:

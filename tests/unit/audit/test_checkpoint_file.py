@@ -187,6 +187,32 @@ def test_a_newline_behind_a_note_does_not_take_it_back(file: CheckpointFile) -> 
             assert readers(file.path) == (NOTES[:count], NOTES[:count])
 
 
+def test_what_was_appended_before_does_not_stand_for_what_came_after(file: CheckpointFile) -> None:
+    """Old notes are no secret: a copy behind the last one must not make it the last."""
+    for note in NOTES[:3]:
+        file.append(note)
+    with file.path.open("a") as more:
+        more.write(f"{NOTES[0]}\n")
+    assert file.last() == NOTES[2]
+    file.append(NOTES[1])
+    file.append(NOTES[3])
+    assert file.last() == NOTES[3]
+    assert [which(note) for note in readers(file.path)[0]] == [0, 1, 2, 0, 3]
+
+
+@pytest.mark.parametrize("junk", ["x\n999999999\ny\ntime 9\n\n— x\n\n", NOTES[3].replace("\n12\n", "\n99\n") + "\n"])
+def test_a_note_that_nobody_signed_does_not_keep_others_out(file: CheckpointFile, junk: str) -> None:
+    file.append(NOTES[0])
+    with file.path.open("a") as more:
+        more.write(junk)
+    file.append(NOTES[1])
+    found = readers(file.path)
+    assert all(notes[0] == NOTES[0] and notes[-1] == NOTES[1] for notes in found)
+    last = file.last() or ""
+    # What has not even the form is passed over; what has it is for the reader to refuse, out loud.
+    assert last == NOTES[1] or (not is_whole(last) and "\n99\n" in junk)
+
+
 @pytest.mark.parametrize("separator", [1, 2, 3])
 def test_what_is_cut_off_again_behind_a_piece_harms_nothing(file: CheckpointFile, separator: int) -> None:
     """The disk has room for a part of what sets a piece apart: no note follows there."""

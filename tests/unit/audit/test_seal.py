@@ -275,6 +275,18 @@ def test_an_acknowledgement_grows_old_by_this_servers_own_watch(
     assert not holds(looking)
 
 
+def test_an_acknowledgement_that_was_from_the_future_is_forgotten_with_the_next(store: Store, watch: Watch) -> None:
+    """The database's clock was set back, or somebody wrote into the row."""
+    looking = Seal(store, SIGNER, MAX, ["file"])
+    acknowledged(store, "file", -50_000)
+    assert holds(looking)
+    for number in range(4):
+        watch.seconds += MAX - 1
+        sealed(store, -number)
+        acknowledged(store, "file", 0)
+        assert holds(looking)
+
+
 def test_a_sink_that_is_not_configured_any_more_is_not_waited_for(store: Store) -> None:
     acknowledged(store, "witness", OLD)
     assert holds(Seal(store, SIGNER, MAX, []))

@@ -1,5 +1,7 @@
 """Checkpoints of a record, and the witness's: each that is wrong, gone or of another history is found and named."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.auditlog import Book, LogKey, WitnessKey, checkpoint_at
@@ -133,7 +135,7 @@ def test_silence_is_told(book: Book) -> None:
     assert [note.split(" 2030")[0] for note in report.notes] == ["no checkpoint between", "no checkpoint since"]
 
 
-def test_silence_of_a_log_that_a_witness_should_see_is_wrong() -> None:
+def test_silence_of_a_log_that_a_witness_should_see_is_wrong(tmp_path: Path) -> None:
     """A database that was cut back to a checkpoint that was cosigned then shows nothing else."""
     book = sealed_book(WITNESS)
     book.live = True
@@ -141,6 +143,11 @@ def test_silence_of_a_log_that_a_witness_should_see_is_wrong() -> None:
     book.now += SILENCE_MS
     finding = only(verified(book.records(), book.key, witness=WITNESS))
     assert (finding.where, finding.what[:23]) == ("the checkpoints", "no checkpoint since 203")
+    file = tmp_path / "witnessed"  # what the witness knows answers whether it was cut back
+    file.write_text("".join(f"{note}\n" for note in book.notes))
+    report = verified(book.records(), book.key, witness=WITNESS, witness_files=[file])
+    assert wrong(report) == []
+    assert any(note.startswith("no checkpoint since 203") for note in report.notes)
     book.live = False  # an export may be as old as it is
     assert wrong(verified(book.records(), book.key, witness=WITNESS)) == []
 

@@ -76,6 +76,21 @@ def test_an_event_that_was_kept_out_of_the_log_is_named(book: Book) -> None:
     assert finding.what == "it was kept out of the log: much younger events have their places"
 
 
+def test_an_event_that_was_held_back_for_long_is_told(book: Book) -> None:
+    late = book.event()
+    book.now += SILENCE_MS + 1000
+    book.add()
+    book.seal()
+    leaf = leaf_hash(late["event"].encode())
+    book.stored.append([leaf])
+    book.items.append({"entry": 13, "leaf": leaf.hex(), **late})
+    book.seal()
+    report = verified(book.records(), book.key)
+    assert wrong(report) == []
+    told = f"{named(book.items, 13)} got its place long after much younger events: was it held back?"
+    assert [note for note in report.notes if "held" in note] == [told]
+
+
 def test_an_id_from_the_future_does_not_make_those_that_wait_old(book: Book) -> None:
     book.now += 10 * SILENCE_MS
     book.add()
