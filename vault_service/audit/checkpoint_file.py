@@ -2,8 +2,8 @@
 
 Signed notes one after another, each ended by an empty line. Each is on the disk before `append` returns. A
 note that was cut off by a crash or a full disk is taken away again, or set apart and passed over where the file
-system allows only appending. Who may only append takes no note back: what looks set apart and holds all the same
-counts, and of the notes at the end the furthest does.
+system allows only appending. Who may only append takes no note back: what is whole counts, whatever stands behind
+it, and of the notes at the end the furthest does.
 """
 
 import base64
@@ -33,7 +33,7 @@ class CheckpointFile:
         with self._open() as descriptor:
             end = os.lseek(descriptor, 0, os.SEEK_END)
             tail = self._tail(descriptor)
-            notes = split_notes(tail, self._holds)
+            notes = split_notes(tail)
             newest = next(filter(self._holds, sorted(notes, key=_head, reverse=True)), None)
             if newest is not None and _head(note) <= _head(newest):
                 return  # another process that shares the file was faster: what it wrote is newer
@@ -54,7 +54,7 @@ class CheckpointFile:
             return None
         with self._open() as descriptor:
             tail = self._tail(descriptor)
-            notes = split_notes(tail, self._holds)
+            notes = split_notes(tail)
             if not notes and os.fstat(descriptor).st_size > _TAIL_BYTES:
                 raise OSError("the end of the checkpoint file holds no whole note")
         return max(notes, key=_head, default=None)
@@ -77,20 +77,16 @@ class CheckpointFile:
         return os.pread(descriptor, _TAIL_BYTES, max(0, end - _TAIL_BYTES)).decode(errors="replace")
 
 
-def split_notes(text: str, holds: Callable[[str], bool]) -> list[str]:
+def split_notes(text: str) -> list[str]:
     """The whole notes in a piece of a checkpoint file, as they were appended; pieces of notes are left out.
 
-    A note is two blocks, text and signatures, each ended by an empty line. Two empty lines behind the second
-    say that it was cut off, and set apart from what came next: it counts if it `holds` all the same.
+    A note is two blocks, text and signatures, each ended by an empty line; its last signature is a whole one.
     """
     blocks = text.split("\n\n")
     notes = []
-    for at, (body, signatures, behind) in enumerate(zip(blocks, blocks[1:], blocks[2:], strict=False)):
-        set_apart = behind.startswith("\n") or (not behind and at + 3 < len(blocks))
+    for body, signatures, _ in zip(blocks, blocks[1:], blocks[2:], strict=False):
         if signatures.startswith(_MARK) and not body.startswith(_MARK) and not _is_cut(signatures):
-            note = f"{body.lstrip(_NEWLINE)}\n\n{signatures}\n"
-            if not set_apart or holds(note):
-                notes.append(note)
+            notes.append(f"{body.lstrip(_NEWLINE)}\n\n{signatures}\n")
     return notes
 
 

@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> CheckpointFile:
 
 def readers(path: Path) -> tuple[list[str], list[str]]:
     """The notes of a file as the log reads it, and as the verifier does."""
-    return split_notes(path.read_text("utf-8", errors="replace"), is_whole), list(notes_in(path, KEYS))
+    return split_notes(path.read_text("utf-8", errors="replace")), list(notes_in(path, KEYS))
 
 
 def test_notes_are_read_back_in_their_order_by_both_readers(file: CheckpointFile) -> None:
