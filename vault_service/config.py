@@ -269,7 +269,7 @@ def load_settings(file: Path | None = None) -> Settings:
     """
     path = file or (Path(found) if (found := os.environ.get(CONFIG_VARIABLE)) else None)
     if path is not None and not path.is_file():
-        raise ConfigurationError(f"there is no such configuration file (--config, or {CONFIG_VARIABLE})")
+        raise ConfigurationError(f"there is no configuration file at {path}")
     _refuse_unknown_variables()
     try:
         settings = Settings(**({"_file": path} if path else {}))  # type: ignore[arg-type]  # read by the sources

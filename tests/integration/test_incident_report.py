@@ -83,7 +83,7 @@ def test_an_event_that_cannot_be_read_does_not_take_the_list_away(stack: Stack) 
     finally:
         with stack.superuser() as engine, engine.begin() as connection:
             if stack.database_url is None:
-                connection.execute(sa.text("DROP TRIGGER event_no_delete"))
+                connection.execute(sa.text("DROP TRIGGER IF EXISTS event_no_delete"))
             else:
                 connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
             connection.execute(sa.text("DELETE FROM event WHERE id = :id"), {"id": planted})

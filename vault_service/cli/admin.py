@@ -55,7 +55,7 @@ class Where:
         if self.home is not None:
             file = self.home / "config.toml"
             if not file.is_file():
-                raise ConfigurationError("there is no development stack in that directory (--home)")
+                raise ConfigurationError(f"there is no development stack in {self.home}")
             return load_settings(file)
         return load_settings(self.config)
 
