@@ -1,7 +1,11 @@
 """The three calls on real parts, over both databases."""
 
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
 from ssn_vault_client import LinkageItem, Ssn, TokenizeItem, View
 from tests.support.stack import JUSTIFICATION, Stack
+from vault_service.policy.file import parse_policy
 
 
 def test_a_number_becomes_a_token_and_comes_back_for_a_purpose(stack: Stack) -> None:
@@ -33,6 +37,21 @@ def test_a_full_number_needs_its_person(stack: Stack) -> None:
     (result,) = disclosure.results
     assert result.ssn is not None
     assert result.ssn.reveal() == "900120002"
+
+
+def test_the_server_that_answers_leaves_no_core(stack: Stack) -> None:
+    limits = Path(f"/proc/{stack.server.pid}/limits").read_text()
+    (core,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+    assert core.split()[4:6] == ["0", "0"]
+
+
+def test_a_record_is_to_be_destroyed_when_its_domains_retention_ends(stack: Stack) -> None:
+    days = parse_policy(stack.home.policy_file.read_text()).domains["k12"].retention_days
+    before = datetime.now(UTC).date()
+    with stack.client("sis") as sis:
+        (tokenized,) = sis.tokenize("k12", [TokenizeItem(Ssn("900-12-0003"))])
+    ((destroy_by,),) = stack.query("SELECT destroy_by FROM token_record WHERE token = :token", token=tokenized.token)
+    assert before <= date.fromisoformat(destroy_by) - timedelta(days=days) <= datetime.now(UTC).date()
 
 
 def test_both_sides_get_the_same_linkage_id(stack: Stack) -> None:
