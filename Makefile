@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 UPGRADE ?=
+# Files of tests that run side by side: they wait for leases and starts more than they compute.
+TEST_WORKERS ?= 6
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,7 +38,7 @@ demo: $(INSTALLED) ## Do the main job on two sample rosters in a scratch home, e
 	@$(BIN)/ssn-vault demo
 
 test: $(INSTALLED) ## Run the tests, on real OpenBao, SQLite and PostgreSQL
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses $(TEST_WORKERS) --dist loadfile
 
 bench: $(INSTALLED) ## Measure speed against its floors; prints a table and writes bench.json
 	@$(BIN)/python -m tests.benchmarks

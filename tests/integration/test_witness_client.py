@@ -90,7 +90,7 @@ def lying(monkeypatch: pytest.MonkeyPatch, running: Running) -> Callable[[int, b
         (200, f"— {WITNESS} AAAA\n".encode()),
         (200, f"— {WITNESS} é\n".encode()),
         (200, f"— {WITNESS} {b64(bytes(76))}\n".encode()),
-        (200, KEY.line(STORED.checkpoint(size=5)).encode()),
+        pytest.param(200, KEY.line(STORED.checkpoint(size=5)).encode(), id="the log's own signature"),
         (409, b""),
         (409, b"x\n"),
         (409, b"-1\n"),
