@@ -51,7 +51,7 @@ def test_every_command_takes_its_options_on_its_own() -> None:
         for name, command in leaves(typer.main.get_command(app))
     }
     installed = {name for name in found if not name.startswith(("dev", "demo", "serve"))}
-    assert READ_ONLY | WRITING | CHANGING | {"database migrate", "certs issue"} == installed
+    assert READ_ONLY | WRITING | CHANGING | {"database migrate", "database rebuild-tree", "certs issue"} == installed
     assert {name for name in installed if {"--home", "--config"} <= found[name]} == installed
     assert {name for name in found if "--json" in found[name]} == READ_ONLY | {"vault-setup"}
     assert {name for name in found if "--yes" in found[name]} == CHANGING

@@ -6,25 +6,32 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from ssn_vault_client import Ssn, TokenizeItem
+from ssn_vault_client import Ssn, TokenizeItem, Traits
 from tests.conftest import new_database_url
 from tests.support.inside import runner_inside
-from tests.support.stack import Stack
+from tests.support.postgres import PostgresServer
+from tests.support.servers import until
+from tests.support.stack import JUSTIFICATION, Stack
 from vault_service.cli.key_work import KeyWork
 from vault_service.identity.caller import Caller
 from vault_service.keys.names import KeyKind, KeyName
-from vault_service.operations.call import TokenizeCall
+from vault_service.operations.call import TokenizeCall, TraitsText
 from vault_service.operations.runner import Runner
 from vault_service.orders.control import Control
 from vault_service.orders.order import Action
 from vault_service.orders.state import ControlState
+from vault_service.storage.engine import Transaction
 from vault_service.storage.orders import OutcomeRow
+from vault_service.storage.records import lock_records
+from vault_service.tokens import Token
 
 NUMBERS = [f"9{area:02}{group:02}{serial:04}" for area in range(4) for group in (1, 2) for serial in range(50)]
 ROTATIONS = 3
+TRAITS = Traits("Ann", "Lee", "2001-02-03")
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +57,18 @@ class Writers:
         with self._stack.client("sis") as client:
             while not self.stop.is_set():
                 chosen = chance.sample(NUMBERS, 20)
-                results = client.tokenize("k12", [TokenizeItem(Ssn(number)) for number in chosen])
+                items = [
+                    TokenizeItem(Ssn(number), traits=TRAITS if at % 2 else None) for at, number in enumerate(chosen)
+                ]
+                results = client.tokenize("k12", items)
                 self._saw(0, chosen, [result.token for result in results])
 
     def on_the_lagging_replica(self, seed: int) -> None:
         chance = random.Random(seed)
         while not self.stop.is_set():
             chosen = chance.sample(NUMBERS, 20)
-            call = TokenizeCall(caller=Caller("sis"), domain="k12", numbers=chosen)
+            traits = dict.fromkeys(range(0, len(chosen), 2), TraitsText("Ann", "Lee", "2001-02-03"))
+            call = TokenizeCall(caller=Caller("sis"), domain="k12", numbers=chosen, traits=traits)
             self._lagging.execute([call])
             assert call.failure is None, call.failure
             self._saw(1, chosen, call.results)
@@ -103,6 +114,48 @@ def test_racing_writers_the_job_and_a_lagging_replica_never_make_a_second_token(
     assert len(rows) == len(NUMBERS)
     # No row was left behind by the job, and nobody wrote under an old version after it.
     assert {version for _, version in rows} == {ROTATIONS + 1}
+    assert lost(own, [token for token, _ in rows]) == []
+    assert own.query("SELECT sum(failed) FROM job")[0][0] == 0
+
+
+def lost(stack: Stack, tokens: Sequence[str]) -> list[str]:
+    """Those of the tokens whose record does not open."""
+    with stack.client("sis") as client:
+        answers = [
+            client.detokenize(
+                "k12", tokens[start : start + 100], purpose="transcript-verification", justification=JUSTIFICATION
+            )
+            for start in range(0, len(tokens), 100)
+        ]
+    return [result.token for answer in answers for result in answer.results if result.ssn is None]
+
+
+def test_traits_sent_for_records_that_are_being_moved_go_where_they_are_now(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job moves every record between the look-up of a call and its update."""
+    with Stack(tmp_path / "home", database_url=postgres.new_database()) as own:
+        with own.client("sis") as client:
+            made = client.tokenize("k12", [TokenizeItem(Ssn(number)) for number in NUMBERS])
+        tokens = [result.token or "" for result in made]
+        with own.admin("key-admin-a") as one, runner_inside(own) as inside:
+            work = KeyWork(one, own.where("key-admin-a"))
+            work.rotate("k12", KeyKind.INDEX)
+            inside.execute([TokenizeCall(caller=Caller("sis"), domain="k12", numbers=NUMBERS[:1])])  # loads the state
+
+            def late(tx: Transaction, wanted: Sequence[Token]) -> dict[Token, bytes]:
+                until(lambda: not own.query("SELECT 1 FROM token_record WHERE index_version = 1"), 120)
+                return lock_records(tx, wanted)
+
+            monkeypatch.setattr("vault_service.operations.tokenize.lock_records", late)
+            _done(one.wait(one.ask(Action.REENCRYPT, {"scope": "k12", "rows_per_second": 100})))  # four seconds of work
+            traits = dict.fromkeys(range(len(NUMBERS)), TraitsText("Ann", "Lee", "2001-02-03"))
+            call = TokenizeCall(caller=Caller("sis"), domain="k12", numbers=NUMBERS, traits=traits)
+            inside.execute([call])
+        assert call.failure is None
+        assert call.results == tokens
+        assert {row.index_version for row in own.query("SELECT index_version FROM token_record")} == {2}
+        assert lost(own, tokens) == []
 
 
 def test_a_new_version_waits_for_a_replica_that_has_not_loaded_it(own: Stack) -> None:

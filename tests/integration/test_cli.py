@@ -258,9 +258,9 @@ def test_a_policy_needs_two_people_and_shows_what_it_changes(stack: Stack, tmp_p
     assert parsed(stack, "policy", "plan", after) == [change]
     order = waiting_order(ssn_vault(stack, "policy", "apply", after, "--yes"))
     (waiting,) = parsed(stack, "approvals", "list")["waiting"]
-    assert (waiting["id"], waiting["action"], waiting["actor"]) == (order, "policy.apply", "key-admin-a")
+    assert (waiting["id"], waiting["action"], waiting["actor"]) == (order, "policy.apply", "director")
     assert order in succeeds(stack, "approvals", "list")
-    for person in ("key-admin-a", "auditor"):
+    for person in ("director", "auditor"):
         refused = ssn_vault(stack, "approvals", "grant", order, "--yes", "--as", person)
         assert refused.exit_code == REFUSED
     assert parsed(stack, "status")["policy_version"] == version
@@ -269,7 +269,7 @@ def test_a_policy_needs_two_people_and_shows_what_it_changes(stack: Stack, tmp_p
     again = ssn_vault(stack, "policy", "apply", after, "--yes", "--second", "key-admin-a")
     assert again.exit_code == REFUSED
     with restored(stack, before):
-        output = succeeds(stack, "policy", "apply", after, "--yes", "--second", "key-admin-b")
+        output = succeeds(stack, "policy", "apply", after, "--yes", "--second", "privacy-officer")
         assert change in output
         assert parsed(stack, "policy", "show")["policy"]["purposes"]["aid-verification"]["per_day"] == 1001
         assert parsed(stack, "status")["policy_version"] == version + 1
@@ -282,20 +282,20 @@ def test_a_second_person_grants_and_nobody_grants_twice(stack: Stack, tmp_path: 
     before.write_text(policy_in_force(stack))
     after.write_text(policy_in_force(stack).replace("per_day: 1000\n", "per_day: 1002\n", 1))
     order = waiting_order(ssn_vault(stack, "policy", "apply", after, "--yes"))
-    own = ssn_vault(stack, "approvals", "grant", order, "--yes")
+    own = ssn_vault(stack, "approvals", "grant", order, "--yes", "--as", "director")
     assert own.exit_code == REFUSED
     assert "another person" in own.output
     with restored(stack, before):
         shown = parsed(stack, "approvals", "show", order[:30])
-        assert (shown["id"], shown["signed by"], shown["outcome"]) == (order, ["key-admin-a"], "waiting")
-        unsure = ssn_vault(stack, "approvals", "grant", order, "--as", "key-admin-b", answer="n\n")
+        assert (shown["id"], shown["signed by"], shown["outcome"]) == (order, ["director"], "waiting")
+        unsure = ssn_vault(stack, "approvals", "grant", order, "--as", "privacy-officer", answer="n\n")
         assert unsure.exit_code == REFUSED
-        granted = ssn_vault(stack, "approvals", "grant", order, "--as", "key-admin-b", answer="y\n")
+        granted = ssn_vault(stack, "approvals", "grant", order, "--as", "privacy-officer", answer="y\n")
         assert granted.exit_code == DONE
         shown = parsed(stack, "approvals", "show", order)
-        assert (sorted(shown["signed by"]), shown["outcome"]) == (["key-admin-a", "key-admin-b"], "done")
+        assert (sorted(shown["signed by"]), shown["outcome"]) == (["director", "privacy-officer"], "done")
         assert "outcome: done" in succeeds(stack, "approvals", "show", order)
-        again = ssn_vault(stack, "approvals", "grant", order, "--yes", "--as", "key-admin-b")
+        again = ssn_vault(stack, "approvals", "grant", order, "--yes", "--as", "privacy-officer")
         assert (again.exit_code, "decided already" in again.output) == (REFUSED, True)
     for command in (["show"], ["grant", "--yes"], ["deny", "--yes"]):
         assert ssn_vault(stack, "approvals", *command, "no-such-order").exit_code == REFUSED

@@ -29,7 +29,16 @@ PROGRAM = (sys.executable, "-m", "vault_service")
 SECONDS = 90.0
 NUMBER = "938-01-0001"
 CLIENTS = {"sis", "registrar", "financial-aid", "linkage-job", "k12-research"}
-PEOPLE = {"records-officer", "aid-counselor", "tax-clerk", "key-admin-a", "key-admin-b", "auditor"}
+PEOPLE = {
+    "records-officer",
+    "aid-counselor",
+    "tax-clerk",
+    "key-admin-a",
+    "key-admin-b",
+    "director",
+    "privacy-officer",
+    "auditor",
+}
 
 
 class Dev:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 
@@ -21,6 +22,7 @@ from vault_service.storage.records import (
     fetch_payloads,
     find_tokens,
     insert_records,
+    lock_records,
     look_up,
     replace_payloads,
 )
@@ -145,7 +147,10 @@ def test_replacing_a_payload_replaces_that_one_only(store: Store) -> None:
     first, second = record(1), record(2)
     insert(store, [first, second])
     with store.transaction() as tx:
-        replace_payloads(tx, 3, {first.token: b"newer"})
+        assert lock_records(tx, [first.token, Token("k12_NONE")]) == {first.token: first.blind_index}
+        assert replace_payloads(tx, 3, [replace(first, ciphertext=b"newer")]) == 1
+        moved = replace(second, blind_index=first.blind_index, ciphertext=b"for another place")
+        assert replace_payloads(tx, 3, [moved]) == 0
         found = fetch_payloads(tx, "k12", [first.token, second.token])
     assert {token: (p.data_version, bytes(p.ciphertext)) for token, p in found.items()} == {
         first.token: (3, b"newer"),

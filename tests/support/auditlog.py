@@ -81,7 +81,7 @@ class StoredTree:
 
     def append(self, leaves: Sequence[bytes]) -> None:
         """Add leaf hashes, and the nodes that the writer says are complete now."""
-        for node in self.tree.grow(self.size, leaves):
+        for node in self.tree.edge(self.size).add(leaves):
             row = self.levels.setdefault(node.level, [])
             assert node.position == len(row)
             row.append(node.hash)

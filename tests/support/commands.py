@@ -65,7 +65,7 @@ def restored(stack: Stack, policy: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        succeeds(stack, "policy", "apply", policy, "--yes", "--second", "key-admin-b")
+        succeeds(stack, "policy", "apply", policy, "--yes", "--second", "privacy-officer")
         _deny_all(stack)
 
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from tests.support.stack import Stack
 from vault_service.audit import export, verify
 from vault_service.audit.checkpoint import ED25519, Checkpoint, signature_line
-from vault_service.audit.merkle import Tree, leaf_hash
+from vault_service.audit.merkle import Edge, Tree, leaf_hash
 from vault_service.keys.log_signer import LogSigner
 from vault_service.storage import log
 from vault_service.storage.tables import disclosure, event, linkage_record, log_checkpoint, log_leaf, log_node
@@ -355,7 +355,7 @@ class Mutations:
         """Make the stored nodes those of the leaves that are there now."""
         c.execute(sa.delete(log_node))
         hashes = [bytes(row[0]) for row in c.execute(sa.select(log_leaf.c.hash).order_by(log_leaf.c.position))]
-        nodes = Tree(lambda level, first, count: []).grow(0, hashes)
+        nodes = Edge().add(hashes)
         if nodes:
             c.execute(sa.insert(log_node), [node._asdict() for node in nodes])
 

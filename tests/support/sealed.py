@@ -59,7 +59,7 @@ def place(store: Store) -> int:
             for at, (row, hash_) in enumerate(zip(waiting, hashes, strict=True))
         ]
         if leaves:
-            assert log.append_leaves(tx, leaves, tree_of(tx.connection).grow(size, hashes))
+            assert log.append_leaves(tx, leaves, tree_of(tx.connection).edge(size).add(hashes))
     return size + len(leaves)
 
 

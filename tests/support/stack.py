@@ -20,7 +20,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from ssn_vault_client import Client, Profile
-from vault_service.cli.admin import Admin, Where, admin
+from vault_service.cli.admin import DEFAULT_PERSON, Admin, Where, admin
 from vault_service.cli.key_work import KeyWork
 from vault_service.cli.ordering import carry_out
 from vault_service.dev.bootstrap import OIDC_ROLE
@@ -181,6 +181,8 @@ class Stack:
         with admin(where) as one:
             arguments = {"base": 0, "policy": self.home.policy_file.read_text()}
             carry_out(one, where, Action.APPLY_POLICY, arguments, SIGNERS[1])
+        where = self.where(DEFAULT_PERSON)
+        with admin(where) as one:
             KeyWork(one, where).create_missing()
         server.wait_ready()
 

@@ -83,6 +83,15 @@ def verifier_key(name: str, kind: bytes, public_key: bytes) -> str:
 
 def parse_signed(note: str, public_keys: Iterable[bytes]) -> Checkpoint:
     """The checkpoint in `note`, which one of the log's `public_keys` has signed; LogDamagedError otherwise."""
+    checkpoint, lines = parse_unverified(note)
+    for key in public_keys:
+        if any(_signs(line, checkpoint, key) for line in lines):
+            return checkpoint
+    raise LogDamagedError("a checkpoint is not signed by the log's key")
+
+
+def parse_unverified(note: str) -> tuple[Checkpoint, frozenset[str]]:
+    """What a note says, whoever wrote it, and its signature lines. LogDamagedError for another form."""
     text, separator, signatures = note.rpartition("\n\n")
     try:
         origin, size, root, time = text.split("\n")
@@ -93,11 +102,7 @@ def parse_signed(note: str, public_keys: Iterable[bytes]) -> Checkpoint:
         raise LogDamagedError("a checkpoint is not of the known form") from None
     if not separator or checkpoint.text != text + "\n" or len(checkpoint.root) != _HASH_BYTES:
         raise LogDamagedError("a checkpoint is not of the known form")
-    lines = set(signatures.split("\n"))
-    for key in public_keys:
-        if any(_signs(line, checkpoint, key) for line in lines):
-            return checkpoint
-    raise LogDamagedError("a checkpoint is not signed by the log's key")
+    return checkpoint, frozenset(signatures.split("\n"))
 
 
 def signed_checkpoint(note: str, signer: Signer) -> Checkpoint:

@@ -46,6 +46,43 @@ def inclusion_in(hashes: Sequence[bytes], index: int) -> list[bytes]:
     return [*inclusion_in(hashes[split:], index - split), root_of(hashes[:split])]
 
 
+class Edge:
+    """The right edge of a tree: at each level the hashes of the tile that is not complete yet, fewer than 256.
+
+    Its root is computed from these hashes alone. Where that is the root that was signed for its size, everything
+    it gives from then on rests on the signature and on the leaves that are added, and on nothing that is stored.
+    """
+
+    def __init__(self, size: int = 0, rows: Sequence[list[bytes]] = ()) -> None:
+        """`rows` by level, as `Tree.edge` reads them."""
+        self.size = size
+        self._rows = list(rows)
+
+    def root(self) -> bytes:
+        """The root of the tree of all leaves so far."""
+        below: list[bytes] = []  # the root of what is incomplete on the levels below
+        for row in self._rows:
+            if row or below:
+                below = [root_of([*row, *below])]
+        return below[0] if below else EMPTY_ROOT
+
+    def add(self, leaves: Sequence[bytes]) -> list[NodeRow]:
+        """Append leaves (their hashes); the nodes that become complete with them."""
+        nodes: list[NodeRow] = []
+        level, first, new = 0, self.size, list(leaves)
+        self.size += len(new)
+        while new:
+            if level == len(self._rows):
+                self._rows.append([])
+            row = self._rows[level] + new
+            complete = len(row) - len(row) % WIDTH
+            parents = [root_of(row[at : at + WIDTH]) for at in range(0, complete, WIDTH)]
+            self._rows[level] = row[complete:]
+            level, first, new = level + 1, first // WIDTH, parents
+            nodes += [NodeRow(level, first + at, parent) for at, parent in enumerate(parents)]
+        return nodes
+
+
 class Tree:
     """A log of any length as it is stored. Reads a few hundred hashes for each answer, and each of them once."""
 
@@ -69,17 +106,15 @@ class Tree:
             raise ValueError("a log is consistent with what it was, not with what it will be")
         return self._subproof(old, 0, size, whole=True) if 0 < old < size else []
 
-    def grow(self, size: int, leaves: Sequence[bytes]) -> list[NodeRow]:
-        """The nodes that become complete when `leaves` are appended to the first `size` ones."""
-        nodes: list[NodeRow] = []
-        level, first, new = 0, size, list(leaves)
-        while new:
+    def edge(self, size: int) -> "Edge":
+        """What the tree of the first `size` leaves is extended from: the stored hashes of its incomplete tiles."""
+        rows: list[list[bytes]] = []
+        first = size
+        while first:
             start = first - first % WIDTH
-            row = [*self._stored(level, start, first - start), *new]
-            parents = [root_of(row[at : at + WIDTH]) for at in range(0, len(row) - WIDTH + 1, WIDTH)]
-            level, first, new = level + 1, first // WIDTH, parents
-            nodes += [NodeRow(level, first + at, parent) for at, parent in enumerate(parents)]
-        return nodes
+            rows.append(list(self._stored(len(rows), start, first - start)))
+            first //= WIDTH
+        return Edge(size, rows)
 
     def _hash(self, start: int, end: int) -> bytes:
         """MTH(D[start:end]) of a range that the RFC's recursion meets."""

@@ -22,7 +22,7 @@ import structlog
 
 from vault_service.audit.checkpoint import CLOCK_MS, ED25519, Checkpoint, Signer, signature_line, signed_checkpoint
 from vault_service.audit.checkpoint_file import CheckpointFile
-from vault_service.audit.merkle import Tree, leaf_hash
+from vault_service.audit.merkle import Edge, Tree, leaf_hash
 from vault_service.audit.sinks import FILE, WITNESS, AheadError, ForkError, SinkError, Witness
 from vault_service.audit.stream import HashStream
 from vault_service.config import AuditSettings
@@ -193,7 +193,7 @@ class Sequencer:
                 log.LeafRow(size + at, row.event_id, hash_)
                 for at, (row, hash_) in enumerate(zip(rows, hashes, strict=True))
             ]
-            nodes = _tree(tx.connection).grow(size, hashes)
+            nodes = _tree(tx.connection).edge(size).add(hashes)
             if not log.append_leaves(tx, leaves, nodes):
                 raise StoreError("another server moved these events")
         return len(rows)
@@ -238,23 +238,45 @@ class Sequencer:
         self._last_at = time.monotonic()
 
     def _checked_root(self, connection: sa.Connection, size: int, heads: Sequence[_Known]) -> bytes:
-        """The root of the committed tree. LogDamagedError unless it continues every head that is known."""
+        """The root of the committed tree. LogDamagedError unless it continues every head that is known.
+
+        From the largest head in the database on it is computed from the entries themselves. Of what is stored only
+        the edge of that head's tree is used, which gives the root that was signed; a hash or node behind it that is
+        wrong is found here, and never signed.
+        """
         tree = _tree(connection)
         for known in heads:
             if known.size > size:
                 raise LogDamagedError(f"the log has {size} entries, but {known.where} has {known.size}")
-            if tree.root(known.size) != known.root:
-                raise LogDamagedError(f"the log's first {known.size} entries are not those of {known.where}")
-        first = max((known.size for known in heads if known.stored), default=0)
-        while first < size:
+        edge = tree.edge(max((known.size for known in heads if known.stored), default=0))
+        later = sorted((known for known in heads if known.size > edge.size), key=lambda known: known.size)
+        for known in heads:
+            if known.size == edge.size:
+                _check_head(known, edge.root())
+            elif known.size < edge.size:
+                _check_head(known, tree.root(known.size))
+        for known in later:
+            self._read_on(connection, edge, known.size)
+            _check_head(known, edge.root())
+        self._read_on(connection, edge, size)
+        return edge.root()
+
+    def _read_on(self, connection: sa.Connection, edge: Edge, size: int) -> None:
+        """Extend `edge` to `size` by the entries, and see that leaves and nodes are stored as they give them."""
+        while edge.size < size:
+            first = edge.size
             rows = log.entries(connection, first, min(_READ_BACK, size - first))
+            if not rows:
+                raise LogDamagedError(f"entry {first} is missing from the log")
             for at, row in enumerate(rows):
                 if row.position != first + at or row.body is None or leaf_hash(row.body.encode()) != row.hash:
                     raise LogDamagedError(f"entry {first + at} was changed before it was sealed")
-            if not rows:
-                raise LogDamagedError(f"entry {first} is missing from the log")
-            first += len(rows)
-        return tree.root(size)
+            for node in edge.add([row.hash for row in rows]):
+                if log.stored_hashes(connection, node.level, node.position, 1) != [node.hash]:
+                    raise LogDamagedError(
+                        f"node {node.position} of level {node.level} of the log is not the root of its entries:"
+                        " run `ssn-vault database rebuild-tree`"
+                    )
 
     def _known_heads(self, newest: log.CheckpointRow | None) -> list[_Known]:
         heads = [self._last] if self._last else []
@@ -324,6 +346,13 @@ class Sequencer:
             raise StoreError(f"the checkpoint file does not take it ({type(error).__name__})") from None
         with self._store.transaction() as tx:
             log.acknowledge(tx, FILE, size)
+
+
+def _check_head(known: _Known, root: bytes) -> None:
+    if root != known.root:
+        raise LogDamagedError(
+            f"the log's first {known.size} entries are not those of {known.where}: `ssn-vault audit verify` says where"
+        )
 
 
 def _leaf_of(row: log.PendingRow) -> bytes:

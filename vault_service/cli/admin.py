@@ -23,6 +23,7 @@ from vault_service.governance.history import PolicyHistory, PolicyInForce
 from vault_service.keys.transit import TokenFile, TokenValue, Vault, person_key_name
 from vault_service.orders.order import Action, Order, new_order, parse_order
 from vault_service.orders.state import ControlState, Signers, apply
+from vault_service.policy.model import Role
 from vault_service.storage.engine import Store, open_store
 from vault_service.storage.orders import (
     OrderRow,
@@ -165,6 +166,11 @@ class Admin:
     def state(self) -> ControlState:
         """The state as the database tells it: for showing. Servers verify every signature before they obey."""
         return read_state(self.store, self.signers)
+
+    def roles(self) -> frozenset[Role]:
+        """This person's roles in the policy in force."""
+        person = self.state().policy.people.get(self.person)
+        return person.roles if person else frozenset()
 
     def _signature(self, order: Order) -> SignatureRow:
         version, signature = self.vault.sign(person_key_name(self.person), order.message)

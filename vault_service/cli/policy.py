@@ -1,11 +1,12 @@
 """`ssn-vault policy`: the policy as a reviewed file."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vault_service.cli.admin import Admin, Where, admin
+from vault_service.cli.admin import DEFAULT_PERSON, Admin, Where, admin
 from vault_service.cli.common import (
     As,
     Config,
@@ -24,6 +25,7 @@ from vault_service.cli.ordering import carry_out
 from vault_service.errors import ConfigurationError
 from vault_service.orders.order import Action
 from vault_service.policy.file import parse_policy
+from vault_service.policy.model import Role
 from vault_service.policy.plan import differences
 
 app = typer.Typer(help="The policy as a reviewed file.", no_args_is_help=True)
@@ -76,8 +78,10 @@ def apply(
     yes: Yes = False,
     second: Second = None,
 ) -> None:
-    """Put a policy in force: two people sign. Keys that it needs are created."""
+    """Put a policy in force: its signers sign. A key admin makes the keys that it needs (in development at once)."""
     where = Where(home, config, as_, token_file)
+    if home is not None and as_ is None:
+        where = replace(where, person=where.settings().policy.signers[0])
     text = _read(file)
     with admin(where) as one:
         lines = _plan(one, text)
@@ -86,7 +90,16 @@ def apply(
             confirm("Put this policy in force?", yes=yes)
             arguments = {"base": one.state().policy_version, "policy": text}
             carry_out(one, where, Action.APPLY_POLICY, arguments, second)
-        KeyWork(one, where).create_missing()
+        missing = one.state().missing_keys()
+        if Role.KEY_ADMIN in one.roles():
+            KeyWork(one, where).create_missing()
+            missing = []
+    if missing and home is not None:
+        where = replace(where, person=DEFAULT_PERSON)
+        with admin(where) as key_admin:
+            KeyWork(key_admin, where).create_missing()
+    elif missing:
+        console.print(f"{len(missing)} keys are still missing: a key admin makes them with this same command")
 
 
 def _read(file: Path) -> str:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from vault_service.app import run_server
-from vault_service.cli.admin import Where, admin
+from vault_service.audit.rebuild import rebuild_tree
+from vault_service.cli.admin import Where, admin, role_store
 from vault_service.cli.common import (
     As,
     Config,
@@ -47,6 +48,17 @@ def migrate(home: Home = None, config: Config = None) -> None:
     migrate_schema(store)
     store.close()
     console.print("the schema is this release's")
+
+
+@database_app.command("rebuild-tree")
+@command
+def rebuild(home: Home = None, config: Config = None) -> None:
+    """Rebuild stored nodes of the log's tree from its entries, with the schema owner's role (migrator_database)."""
+    settings = Where(home, config).settings()
+    with role_store(settings, settings.migrator_database) as store:
+        mended = rebuild_tree(store)
+    for line in mended or ["every node was the root of its entries: nothing was changed"]:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 @command

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import secrets
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
@@ -37,7 +38,7 @@ from vault_service.policy.model import Policy, Role
 from vault_service.storage.engine import Store, open_store
 from vault_service.storage.schema import migrate
 
-SIGNERS: Final = ("key-admin-a", "key-admin-b")  # whose signatures make a policy valid in development
+SIGNERS: Final = ("director", "privacy-officer")  # whose signatures make a policy valid in a new home
 _ROLES: Final = ("server", "admin", "auditor")
 
 
@@ -74,6 +75,12 @@ class Home:
             sample = resources.files("vault_service.dev").joinpath("policy.yaml").read_text("utf-8")
             self._write("policy.yaml", sample)
         return parse_policy(self.policy_file.read_text("utf-8"))
+
+    def signers(self) -> tuple[str, ...]:
+        """Whose signatures make a policy valid here. A home keeps those it was made with: they signed its past."""
+        if not self.config_file.exists():
+            return SIGNERS
+        return tuple(tomllib.loads(self.config_file.read_text("utf-8"))["policy"]["signers"])
 
     def prepare(self, root: Vault, port: int, database_url: str | None) -> Certificates:
         """Bring Vault, certificates, logins, database and config.toml into order; at every start."""
@@ -165,7 +172,7 @@ class Home:
                 "role_id_file": str(self.directory / "server" / "role-id"),
                 "secret_id_file": str(self.directory / "server" / "secret-id"),
             },
-            "policy": {"signers": list(SIGNERS)},
+            "policy": {"signers": list(self.signers())},
             "audit": {"checkpoint_file": str(self.checkpoint_file)},
         }
         issuer = {

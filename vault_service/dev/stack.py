@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vault_service.app import Serving, run_server
-from vault_service.cli.admin import Where, admin
+from vault_service.cli.admin import DEFAULT_PERSON, Where, admin
 from vault_service.cli.key_work import KeyWork
 from vault_service.cli.ordering import carry_out
 from vault_service.config import load_settings
-from vault_service.dev.home import SIGNERS, Home
+from vault_service.dev.home import Home
 from vault_service.dev.openbao import OpenBao
 from vault_service.errors import SsnVaultError
 from vault_service.keys.transit import TokenValue, Vault
@@ -66,9 +66,12 @@ def run_stack(
 
 def _first_policy(home: Home) -> None:
     """Put policy.yaml in force when no policy is, and make the keys that are missing."""
-    where = Where(home=home.directory, person=SIGNERS[0])
+    first, second, *_ = home.signers()
+    where = Where(home=home.directory, person=first)
     with admin(where) as one:
         if one.state().policy_version == 0:
             arguments = {"base": 0, "policy": home.policy_file.read_text("utf-8")}
-            carry_out(one, where, Action.APPLY_POLICY, arguments, SIGNERS[1])
+            carry_out(one, where, Action.APPLY_POLICY, arguments, second)
+    where = Where(home=home.directory, person=DEFAULT_PERSON)
+    with admin(where) as one:
         KeyWork(one, where).create_missing()

@@ -24,12 +24,19 @@ from vault_service.policy.decide import TokenizeGrant, permit_tokenize, size_rea
 from vault_service.policy.model import Domain
 from vault_service.ssn import Ssn, parse_ssn
 from vault_service.storage.engine import Statement
-from vault_service.storage.records import NewRecord, find_tokens, insert_records, look_up, replace_payloads
+from vault_service.storage.records import (
+    NewRecord,
+    find_tokens,
+    insert_records,
+    lock_records,
+    look_up,
+    replace_payloads,
+)
 from vault_service.tokens import Token, draw_token
 
 
 class LostRaceError(Exception):
-    """A row that another call had inserted is gone again: the batch is tried anew."""
+    """A row that was there is gone or was moved: the batch is tried again from its look-up."""
 
 
 @dataclass(slots=True)
@@ -162,7 +169,6 @@ def _give_tokens(context: Context, wanted: _Wanted, stored: Mapping[bytes, Token
     tx, domain_name, numbers, data_key = context.tx, wanted.domain_name, wanted.numbers, wanted.data_key
     active_version = wanted.index_keys[0].version
     found = {wanted.by_index[index]: token for index, token in stored.items()}
-    found_at = {wanted.by_index[index]: index for index in stored}
     known = [ssn for ssn in found if numbers[ssn].traits is not None]
 
     new_indexes = [index for index, ssn in wanted.active.items() if ssn not in found]
@@ -192,12 +198,17 @@ def _give_tokens(context: Context, wanted: _Wanted, stored: Mapping[bytes, Token
             if len(others) < len(lost):
                 raise LostRaceError
             found |= {wanted.active[index]: token for index, token in others.items()}
-            found_at |= {wanted.active[index]: index for index in others}
             newer = [wanted.active[index] for index in lost if numbers[wanted.active[index]].traits is not None]
             context.encryptions.take(tx, domain_name, data_key.version, len(newer))
             known += newer
-    payloads = {found[ssn]: sealed(found[ssn], found_at[ssn], numbers[ssn]) for ssn in known}
-    replace_payloads(tx, data_key.version, payloads)
+    if known:
+        # A re-encryption may have moved a record since it was looked up: lock, look again, encrypt to what is locked.
+        places = lock_records(tx, [found[ssn] for ssn in known])
+        if len(places) < len(known):
+            raise LostRaceError
+        payloads = [NewRecord(places[t], t, sealed(t, places[t], numbers[ssn])) for ssn in known for t in [found[ssn]]]
+        if replace_payloads(tx, data_key.version, payloads) != len(payloads):
+            raise LostRaceError
     for ssn, number in numbers.items():
         for call, position in number.wanted_by:
             call.results[position] = found[ssn]

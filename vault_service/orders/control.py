@@ -108,9 +108,18 @@ class Control:
         with self._lock:
             self._spent[approval_id] = max(spent, self._spent.get(approval_id, 0))
 
-    def verified_signers(self, order: Order, rows: Iterable[SignatureRow]) -> list[str]:
-        """Who has validly signed `order`. CallError KEYS_UNAVAILABLE when Vault is away."""
-        return [row.person for row in rows if signature_holds(order, row, self._keys_of(row.person, row.key_version))]
+    def verified_signers(self, state: ControlState, order: Order, rows: Iterable[SignatureRow]) -> list[str]:
+        """Who of the people that `state` knows has validly signed `order`.
+
+        `state` is the one that the order changes: people come and go while a log is read. CallError
+        KEYS_UNAVAILABLE when Vault is unavailable.
+        """
+        return [
+            row.person
+            for row in rows
+            if (row.person in state.policy.people or row.person in self.signers.names)  # Vault is not asked of others
+            and signature_holds(order, row, self._keys_of(row.person, row.key_version))
+        ]
 
     def _read_to(self, epoch: int, known: int) -> ControlState:
         state = self._state
@@ -127,7 +136,7 @@ class Control:
                 order = parse_order(row.body)
                 if order.id != row.id:
                     raise OrderRefusedError("the order stands under another id")
-                signed_by = self.verified_signers(order, row.signatures)
+                signed_by = self.verified_signers(state, order, row.signatures)
                 state = apply(state, order, signed_by, self.signers, row.applied_at)
             except OrderRefusedError as error:
                 raise TamperedError(f"entry {row.position} of the log of orders is not valid: {error}") from None
@@ -137,8 +146,6 @@ class Control:
 
     def _keys_of(self, person: str, version: int) -> Mapping[int, bytes]:
         known = self._known_keys.get(person, {})
-        if person not in self._state.policy.people and person not in self.signers.names:
-            return known  # nobody whose signature counts: Vault is not asked about strangers
         if version not in known:
             try:
                 known = self._public_keys(person_key_name(person))

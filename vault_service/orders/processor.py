@@ -96,7 +96,7 @@ class OrderProcessor:
             order = parse_order(row.body)
             if order.id != row.id:
                 raise OrderRefusedError("the order stands under another id")
-            signed_by = self._control.verified_signers(order, row.signatures)
+            signed_by = self._control.verified_signers(state, order, row.signatures)
             applied = apply(state, order, signed_by, self._control.signers, now)
             for name, wrapped in applied.wrapped_keys().items() - state.wrapped_keys().items():
                 self._control.check_key(name, wrapped)

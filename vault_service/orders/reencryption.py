@@ -16,6 +16,7 @@ A batch changes nothing but keys: tokens, numbers and traits stay. It can be cut
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from vault_service.errors import StoreError
 from vault_service.keys.encryptions import EncryptionMeter
 from vault_service.keys.envelope import (
     DoesNotOpenError,
@@ -89,8 +90,9 @@ def _move_records(tx: Transaction, keys: Keys, meter: EncryptionMeter, row: JobR
         at = record.blind_index if version == index.version else make_index(payload.ssn)
         place = Place(domain, data.version, record.token, at)
         sealed = seal(data.cipher, place, ssn=payload.ssn, traits=payload.traits)
-        moved.append(MovedRecord(record.token, at, sealed))
-    rows.move_records(tx, index.version, data.version, moved)
+        moved.append(MovedRecord(record.token, record.blind_index, at, sealed))
+    if rows.move_records(tx, index.version, data.version, moved) != len(moved):
+        raise StoreError("records were changed while they were locked: the batch is begun again")
     row = row._replace(moved=row.moved + len(moved), failed=row.failed + failed)
     return _walked(keys, domain, row, version, found, limit, lambda left: Progress(left, len(found), finished=True))
 
@@ -145,7 +147,8 @@ def _move_lists(tx: Transaction, keys: Keys, row: JobRow, limit: int) -> Progres
         except DoesNotOpenError:
             continue
         sealed[event_id] = seal_list(active.secret, agreement, event_id, lines)
-    rows.move_linkage_records(tx, active.version, sealed)
+    if rows.move_linkage_records(tx, active.version, sealed) != len(sealed):
+        raise StoreError("another server moved these lists: the batch is begun again")
     row = row._replace(
         moved=row.moved + len(sealed),
         failed=row.failed + len(found) - len(sealed),

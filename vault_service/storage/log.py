@@ -5,6 +5,7 @@ key, however long the log is.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
@@ -205,6 +206,35 @@ def nodes(connection: sa.Connection, level: int, first: int, limit: int) -> list
     query = sa.select(log_node).where(log_node.c.level == level, log_node.c.position >= first)
     rows = connection.execute(query.order_by(log_node.c.position).limit(limit))
     return [NodeRow(row.level, row.position, bytes(row.hash)) for row in rows]
+
+
+@contextmanager
+def nodes_writable(connection: sa.Connection) -> Iterator[None]:
+    """For the schema's owner: nodes may be changed during the block, and by nobody else meanwhile."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("ALTER TABLE log_node DISABLE TRIGGER USER")
+        yield
+        connection.exec_driver_sql("ALTER TABLE log_node ENABLE TRIGGER USER")
+        return
+    query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'log_node'"
+    triggers = connection.exec_driver_sql(query).all()
+    for name, _ in triggers:
+        connection.exec_driver_sql(f'DROP TRIGGER "{name}"')
+    yield
+    for _, text in triggers:
+        connection.exec_driver_sql(text)
+
+
+def replace_node(connection: sa.Connection, node: NodeRow) -> None:
+    """Put a node in the place of the one that is stored, or of none."""
+    where = sa.and_(log_node.c.level == node.level, log_node.c.position == node.position)
+    connection.execute(sa.delete(log_node).where(where))
+    connection.execute(sa.insert(log_node), node._asdict())
+
+
+def drop_nodes(connection: sa.Connection, level: int, first: int) -> None:
+    """Delete the nodes of a level from position `first` on."""
+    connection.execute(sa.delete(log_node).where(log_node.c.level == level, log_node.c.position >= first))
 
 
 def insert_checkpoint(tx: Transaction, row: CheckpointRow) -> None:

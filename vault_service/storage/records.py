@@ -4,7 +4,7 @@ Blind indexes, tokens and ciphertexts come in and go out; nothing here can open 
 by blind index, so that transactions which overlap wait for each other instead of deadlocking.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -17,7 +17,7 @@ from vault_service.tokens import Token
 
 @dataclass(frozen=True, slots=True)
 class NewRecord:
-    """A record to be inserted."""
+    """A record to be inserted, or the new content of one that is there."""
 
     blind_index: bytes
     token: Token
@@ -61,14 +61,21 @@ _INSERT: Final = sa.text(
 )
 _REPLACE_POSTGRESQL: Final = (
     "UPDATE token_record SET data_version = %(data_version)s, ciphertext = new.ciphertext"
-    " FROM unnest(CAST(%(tokens)s AS text[]), CAST(%(ciphertexts)s AS bytea[])) AS new (token, ciphertext)"
-    " WHERE token_record.token = new.token"
+    " FROM unnest(CAST(%(tokens)s AS text[]), CAST(%(indexes)s AS bytea[]), CAST(%(ciphertexts)s AS bytea[]))"
+    " AS new (token, blind_index, ciphertext)"
+    " WHERE token_record.token = new.token AND token_record.blind_index = new.blind_index"
+    " RETURNING 1"
 )
 _REPLACE: Final = sa.text(
-    "UPDATE token_record SET data_version = :data_version, ciphertext = :ciphertext WHERE token = :token"
+    "UPDATE token_record SET data_version = :data_version, ciphertext = :ciphertext"
+    " WHERE token = :token AND blind_index = :blind_index"
 )
 _LOCK_POSTGRESQL: Final = (
-    "SELECT 1 FROM token_record WHERE token = ANY(CAST(%(tokens)s AS text[])) ORDER BY blind_index FOR UPDATE"
+    "SELECT token, blind_index FROM token_record WHERE token = ANY(CAST(%(tokens)s AS text[]))"
+    " ORDER BY blind_index FOR UPDATE"
+)
+_PLACES: Final = sa.select(token_record.c.token, token_record.c.blind_index).where(
+    token_record.c.token.in_(sa.bindparam("tokens", expanding=True))
 )
 _FETCH_POSTGRESQL: Final = (
     "SELECT token, data_version, ciphertext, blind_index FROM token_record"
@@ -150,22 +157,40 @@ def insert_records(
     return {record.blind_index for record in ordered}
 
 
-def replace_payloads(tx: Transaction, data_version: int, payloads: Mapping[Token, bytes]) -> None:
-    """Put new ciphertexts, all of `data_version`, in place of the old ones."""
-    if not payloads:
-        return
+def lock_records(tx: Transaction, tokens: Sequence[Token]) -> dict[Token, bytes]:
+    """Lock the records of these tokens until the transaction ends; the blind index that each has now.
+
+    A re-encryption may have moved one since it was looked up: only what is said here may be encrypted to.
+    Locked in one order, so that calls that overlap do not deadlock; an UPDATE locks rows as it meets them.
+    """
     if tx.postgresql:
-        # An UPDATE locks rows in the order it meets them; two that overlap could deadlock.
-        tx.rows(_LOCK_POSTGRESQL, {"tokens": list(payloads)})
+        return dict(tx.rows(_LOCK_POSTGRESQL, {"tokens": list(tokens)}))
+    found: dict[Token, bytes] = {}
+    for part in _parts(tokens):  # one writer at a time: nobody else can change them
+        found.update({row.token: row.blind_index for row in tx.connection.execute(_PLACES, {"tokens": part})})
+    return found
+
+
+def replace_payloads(tx: Transaction, data_version: int, payloads: Sequence[NewRecord]) -> int:
+    """Put new ciphertexts, all of `data_version`, in place of the old ones; how many were put there.
+
+    Only a record that still is at the blind index that its ciphertext is bound to gets it.
+    """
+    if not payloads:
+        return 0
+    if tx.postgresql:
         parameters = {
             "data_version": data_version,
-            "tokens": list(payloads),
-            "ciphertexts": list(payloads.values()),
+            "tokens": [payload.token for payload in payloads],
+            "indexes": [payload.blind_index for payload in payloads],
+            "ciphertexts": [payload.ciphertext for payload in payloads],
         }
-        tx.rows(_REPLACE_POSTGRESQL, parameters)
-        return
-    rows = [{"data_version": data_version, "token": t, "ciphertext": c} for t, c in payloads.items()]
-    tx.connection.execute(_REPLACE, rows)
+        return len(tx.rows(_REPLACE_POSTGRESQL, parameters))
+    rows = [
+        {"data_version": data_version, "token": p.token, "blind_index": p.blind_index, "ciphertext": p.ciphertext}
+        for p in payloads
+    ]
+    return tx.connection.execute(_REPLACE, rows).rowcount
 
 
 def fetch_payloads(tx: Transaction, domain: str, tokens: Sequence[Token]) -> dict[Token, StoredPayload]:

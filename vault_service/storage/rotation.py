@@ -23,9 +23,10 @@ class OldRecord(NamedTuple):
 
 
 class MovedRecord(NamedTuple):
-    """The same record under newer keys."""
+    """The same record under newer keys, and the blind index at which it was read."""
 
     token: Token
+    before: bytes
     blind_index: bytes
     ciphertext: bytes
 
@@ -38,12 +39,13 @@ _WALK_POSTGRESQL: Final = (
 _MOVE_POSTGRESQL: Final = (
     "UPDATE token_record SET index_version = %(index_version)s, data_version = %(data_version)s,"
     " blind_index = new.blind_index, ciphertext = new.ciphertext"
-    " FROM unnest(CAST(%(tokens)s AS text[]), CAST(%(indexes)s AS bytea[]), CAST(%(ciphertexts)s AS bytea[]))"
-    " AS new (token, blind_index, ciphertext) WHERE token_record.token = new.token"
+    " FROM unnest(CAST(%(tokens)s AS text[]), CAST(%(before)s AS bytea[]), CAST(%(indexes)s AS bytea[]),"
+    " CAST(%(ciphertexts)s AS bytea[])) AS new (token, before, blind_index, ciphertext)"
+    " WHERE token_record.token = new.token AND token_record.blind_index = new.before RETURNING 1"
 )
 _MOVE: Final = sa.text(
     "UPDATE token_record SET index_version = :index_version, data_version = :data_version,"
-    " blind_index = :blind_index, ciphertext = :ciphertext WHERE token = :token"
+    " blind_index = :blind_index, ciphertext = :ciphertext WHERE token = :token AND blind_index = :before"
 )
 
 
@@ -68,16 +70,19 @@ def walk_records(
     return [OldRecord(*row) for row in tx.connection.execute(query)]
 
 
-def move_records(tx: Transaction, index_version: int, data_version: int, moved: Sequence[MovedRecord]) -> None:
-    """Put records under these versions. They were walked and locked in this transaction."""
+def move_records(tx: Transaction, index_version: int, data_version: int, moved: Sequence[MovedRecord]) -> int:
+    """Put records under these versions; how many were still where they were read.
+
+    They were walked and locked in this transaction: any other number means that they were not.
+    """
     if not moved:
-        return
+        return 0
     versions = {"index_version": index_version, "data_version": data_version}
     if tx.postgresql:
-        tokens, indexes, ciphertexts = map(list, zip(*moved, strict=True))
-        tx.rows(_MOVE_POSTGRESQL, {**versions, "tokens": tokens, "indexes": indexes, "ciphertexts": ciphertexts})
-    else:
-        tx.connection.execute(_MOVE, [{**versions, **record._asdict()} for record in moved])
+        tokens, before, indexes, ciphertexts = map(list, zip(*moved, strict=True))
+        columns = {"tokens": tokens, "before": before, "indexes": indexes, "ciphertexts": ciphertexts}
+        return len(tx.rows(_MOVE_POSTGRESQL, {**versions, **columns}))
+    return tx.connection.execute(_MOVE, [{**versions, **record._asdict()} for record in moved]).rowcount
 
 
 def move_linkage_ids(tx: Transaction, agreement: str, version: int, moved: Mapping[bytes, bytes]) -> int:
@@ -122,16 +127,17 @@ def walk_linkage_records(
     return [(row.event_id, row.key_version, row.ciphertext) for row in tx.connection.execute(query)]
 
 
-def move_linkage_records(tx: Transaction, version: int, sealed: Mapping[str, bytes]) -> None:
-    """Put lists sealed anew in place, by event."""
-    if sealed:
-        statement = (
-            sa.update(linkage_record)
-            .where(linkage_record.c.event_id == sa.bindparam("event"))
-            .values(key_version=version, ciphertext=sa.bindparam("sealed"))
-        )
-        rows = [{"event": event, "sealed": ciphertext} for event, ciphertext in sealed.items()]
-        tx.connection.execute(statement, rows)
+def move_linkage_records(tx: Transaction, version: int, sealed: Mapping[str, bytes]) -> int:
+    """Put lists under the key `version`, by event; how many were still under an older one."""
+    if not sealed:
+        return 0
+    statement = (
+        sa.update(linkage_record)
+        .where(linkage_record.c.event_id == sa.bindparam("event"), linkage_record.c.key_version < version)
+        .values(key_version=version, ciphertext=sa.bindparam("sealed"))
+    )
+    rows = [{"event": event, "sealed": ciphertext} for event, ciphertext in sealed.items()]
+    return tx.connection.execute(statement, rows).rowcount
 
 
 def rows_using(connection: sa.Connection, scope: str, kind: str, version: int) -> bool:

@@ -255,11 +255,26 @@ def test_a_proof_of_a_long_log_reads_a_few_hundred_hashes_and_each_once(size: in
 
 def test_a_batch_reads_only_the_tiles_at_the_logs_end() -> None:
     log = _Endless(20_000_000)
-    nodes = Tree(log.read).grow(20_000_000, leaves_of(2000))
+    nodes = Tree(log.read).edge(20_000_000).add(leaves_of(2000))
     assert log.hashes <= 4 * WIDTH
     assert [(node.level, node.position) for node in nodes] == [
         (1, 20_000_000 // 256 + at) for at in range((20_000_000 % 256 + 2000) // 256)
     ]
+
+
+@pytest.mark.parametrize("start", [0, 1, 255, 256, 257, 300, 65_535, 65_536, 70_000])
+def test_the_edge_of_a_tree_has_its_root_and_goes_on_to_that_of_every_longer_one(start: int) -> None:
+    stored = grown(start)
+    edge = stored.tree.edge(start)
+    for more in (0, 1, 1, 254, 255, 256, 700):
+        leaves = leaves_of(more, stored.size)
+        stored.append(leaves)
+        assert [node.hash for node in edge.add(leaves)] == [
+            hash_
+            for level in sorted(stored.levels)[1:]
+            for hash_ in stored.levels[level][(stored.size - more) >> 8 * level :]
+        ]
+        assert (edge.size, edge.root()) == (stored.size, stored.tree.root(stored.size))
 
 
 @pytest.mark.parametrize("level", [0, 1])
@@ -280,4 +295,4 @@ def test_a_batch_after_a_missing_hash_is_not_hashed_over_it() -> None:
     stored = grown(1000)
     del stored.levels[0][900:]
     with pytest.raises(LogDamagedError, match="hash 900 of level 0"):
-        stored.tree.grow(1000, leaves_of(24))
+        stored.tree.edge(1000)

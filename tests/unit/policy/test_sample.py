@@ -65,5 +65,7 @@ def test_the_people() -> None:
         "tax-clerk": (set(), {"sis"}),
         "key-admin-a": ({Role.KEY_ADMIN}, set()),
         "key-admin-b": ({Role.KEY_ADMIN}, set()),
+        "director": (set(), set()),
+        "privacy-officer": (set(), set()),
         "auditor": ({Role.AUDITOR, Role.DISCLOSURE_READER}, set()),
     }
