@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from vault_service.cli import (
     approvals,
     audit,
+    audit_loss,
     audit_proofs,
     audit_questions,
     audit_witness,
@@ -75,6 +76,7 @@ audit.app.command("export")(audit_proofs.export_record)
 audit.app.command()(audit_proofs.prove)
 audit.app.command("check-proof")(audit_proofs.check_proof)
 audit.app.command()(audit_proofs.key)
+audit.app.command("accept-loss")(audit_loss.accept_loss)
 audit.app.command()(audit_witness.witness)
 app.add_typer(audit.app, name="audit")
 app.add_typer(certs.app, name="certs")

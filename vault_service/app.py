@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from vault_service.api.chain import Chain
 from vault_service.api.metrics import HttpPort
 from vault_service.api.server import make_server, set_health
 from vault_service.api.servicer import Servicer, method_handlers
+from vault_service.audit.loss import Loss
 from vault_service.audit.refusals import RefusalMeter
 from vault_service.audit.seal import Seal
 from vault_service.audit.sequencer import Sequencer
@@ -137,15 +138,15 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
     stream = HashStream(log.fileno())
     encryptions = EncryptionMeter()
     signer = LogSigner(vault)
-    seal = Seal(store, signer, settings.audit.max_unsealed, settings.audit.sinks)
+    seal = Seal(store, signer, settings.audit.max_unsealed, settings.audit.sinks, lambda: control.state.losses)
     runner = Runner(store, control, keyring, meter, encryptions, stream, seal, limits)
     await asyncio.to_thread(_first_state, store, control)
     keyring.start()
     replica = uuid.uuid4().hex
-    sequencer = _sequencer(settings, store, signer, stream, replica)
+    sequencer = _sequencer(settings, store, signer, stream, replica, lambda: control.state.losses)
     shipper = _shipper(settings, store, log, replica)
     await asyncio.to_thread(seal.start)
-    orders = OrderProcessor(store, control, stream, replica)
+    orders = OrderProcessor(store, control, stream, replica, sequencer.kept_heads if sequencer else tuple)
     orders.start()
     jobs = JobRunner(store, control, keyring, encryptions, stream, replica)
     jobs.start()
@@ -251,7 +252,12 @@ def _checked_store(settings: Settings, login: DatabaseLogin | None) -> Store:
 
 
 def _sequencer(
-    settings: Settings, store: Store, signer: LogSigner, stream: HashStream, replica: str
+    settings: Settings,
+    store: Store,
+    signer: LogSigner,
+    stream: HashStream,
+    replica: str,
+    losses: Callable[[], Sequence[Loss]],
 ) -> Sequencer | None:
     """The sequencer, started; None where this server may not seal the log."""
     audit = settings.audit
@@ -261,7 +267,7 @@ def _sequencer(
     if audit.witness_url and audit.witness_key_file:
         key = VerifierKey.read(audit.witness_key_file)
         witness = Witness(audit.witness_url, key, audit.witness_ca_file, audit.witness_timeout)
-    sequencer = Sequencer(store, signer, stream, audit, settings.origin, replica, witness)
+    sequencer = Sequencer(store, signer, stream, audit, settings.origin, replica, witness, losses)
     sequencer.start()
     return sequencer
 

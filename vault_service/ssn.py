@@ -5,10 +5,12 @@ it. What is written down elsewhere about strings that may hide a number (`contai
 because this room alone knows what a number looks like.
 """
 
+import html
 import re
 import unicodedata
 from collections.abc import Collection
 from typing import Final, NoReturn
+from urllib.parse import unquote
 
 from vault_service.errors import ItemCode, ItemError
 
@@ -94,21 +96,38 @@ _RANDOM_ID: Final = re.compile(
     r"(?i)(?<![0-9a-z])([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}|[0-9a-f]{16})(?![0-9a-z])"
 )
 _INVISIBLE: Final = frozenset({"Cf", "Mn", "Me"})  # a control character separates, as it does in ASCII
-_SEPARATOR: Final = r"[^0-9A-Za-z]{1,3}"
+_SEPARATOR: Final = r"[^0-9A-Za-z]{1,20}"
+_DECODED_TIMES: Final = 3  # layers of percent- and entity-encoding that are taken off
 _SHAPES: Final = (
     re.compile(r"(?<![0-9])[0-9]{9}(?![0-9])"),
     re.compile(rf"(?<![0-9])[0-9]{{3}}{_SEPARATOR}[0-9]{{2}}{_SEPARATOR}[0-9]{{4}}(?![0-9])"),
 )
 # Nine digits in any grouping, with one and the same separator between the groups: 1-2-3-4-5-6-7-8-9.
-_GROUPED: Final = re.compile(r"(?<![0-9])[0-9]{1,8}([^0-9A-Za-z])(?:[0-9]{1,8}\1)*([0-9]{1,8})(?![0-9])")
+_GROUPED: Final = re.compile(r"(?<![0-9])[0-9]{1,8}([^0-9A-Za-z]{1,20})(?:[0-9]{1,8}\1)*([0-9]{1,8})(?![0-9])")
 
 
 def contains_ssn_shape(text: str) -> bool:
     """Whether `text` holds nine digits that look like a number, in any spelling, script or grouping.
 
-    Any script's digits count as digits, invisible characters do not count at all. A UUID or a trace's id is not
-    searched: its digits would be taken for a number by chance. Dates and ten-digit numbers pass.
+    Any script's digits count as digits, invisible characters do not count at all, and what is percent-encoded (RFC
+    3986) or written as HTML entities is read as it is meant. A UUID or a trace's id is not searched: its digits
+    would be taken for a number by chance. Dates and ten-digit numbers pass.
     """
+    if _holds_number(text):
+        return True
+    for _ in range(_DECODED_TIMES):
+        if "%" not in text and "&" not in text:
+            return False
+        decoded = html.unescape(unquote(text))
+        if decoded == text:
+            return False
+        if _holds_number(decoded):
+            return True
+        text = decoded
+    return False
+
+
+def _holds_number(text: str) -> bool:
     if text.isascii():
         if sum(map(text.count, "0123456789")) < 9:
             return False

@@ -16,7 +16,7 @@ from vault_service.tokens import TokenFormat, draw_token
 
 K12_AUTHORITY = "State education code, student identification (sample)"
 TAX_INTEREST = "The tax office prepares tuition statements for the tax authority"
-FORMULA = "=HYPERLINK(1) <b>&amp; [red] \x1b[31m"
+FORMULA = "=HYPERLINK(1) <b>&amp; [red] [/]"
 
 
 # Disclosures

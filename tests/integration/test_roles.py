@@ -15,20 +15,21 @@ ADMIN, SERVER, AUDITOR = "ssn_vault_admin", "ssn_vault_server", "ssn_vault_audit
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 EVERYTHING = frozenset({*metadata.tables, "key_usage", "alembic_version"})
 
-STATUS = frozenset({"control", "control_log", "admin_order", "order_signature", "order_outcome", "alembic_version"})
+STATUS = frozenset(
+    {"control", "control_log", "admin_order", "order_signature", "order_text", "order_outcome", "alembic_version"}
+)
 SEALED = frozenset({"log_checkpoint", "log_lease", "log_sink"})
+LOG = SEALED | {"log_pending", "log_leaf", "log_node"}
 ALLOWED: dict[str, dict[str, frozenset[str]]] = {
     ADMIN: {
         "SELECT": STATUS | {"key_usage", "replica", "job", "encryption_count"} | SEALED,
-        "INSERT": frozenset({"admin_order", "order_signature"}),
+        "INSERT": frozenset({"admin_order", "order_signature", "order_text"}),
     },
-    AUDITOR: {
-        "SELECT": STATUS | {"event", "disclosure", "linkage_record", "log_pending", "log_leaf", "log_node"} | SEALED
-    },
+    AUDITOR: {"SELECT": STATUS | {"event", "event_text", "disclosure", "linkage_record"} | LOG},
     SERVER: {
         "SELECT": EVERYTHING,
         "INSERT": EVERYTHING
-        - {"control", "admin_order", "order_signature", "key_usage", "alembic_version", "log_lease"},
+        - {"control", "admin_order", "order_signature", "order_text", "key_usage", "alembic_version", "log_lease"},
         "UPDATE": frozenset(
             {
                 "control",
@@ -52,9 +53,11 @@ ALLOWED: dict[str, dict[str, frozenset[str]]] = {
 ROWS = (
     "INSERT INTO admin_order VALUES ('one', '{}')",
     "INSERT INTO order_signature VALUES ('one', 'key-admin-a', 1, 'raw')",
+    "INSERT INTO order_text VALUES ('one', 'reason', 'salt', 'text')",
     "INSERT INTO control_log VALUES (1, 'one', 0)",
     "INSERT INTO order_outcome VALUES ('one', 'done', '', 0)",
     "INSERT INTO event VALUES ('one', '{}', 'raw')",
+    "INSERT INTO event_text VALUES ('one', 'justification', 'salt', 'text')",
     "INSERT INTO disclosure VALUES ('one', 0, 'k12', 'invalid', 'missing', '')",
     "INSERT INTO linkage_record VALUES ('one', 'college-outcomes', 1, 'raw')",
     "INSERT INTO log_leaf VALUES (0, 'one', 'raw')",

@@ -28,6 +28,7 @@ from vault_service.storage.records import (
 )
 from vault_service.storage.schema import check_schema, migrate
 from vault_service.storage.tables import APPEND_ONLY, metadata
+from vault_service.storage.texts import TextRow
 from vault_service.tokens import Token, TokenFormat, draw_token
 
 KEY = bytes(32)
@@ -78,9 +79,14 @@ def test_append_only_tables_refuse_changes_even_by_their_owner(store: Store, tab
     from vault_service.storage.linkages import LinkageRecordRow, insert_linkage_records
 
     with store.transaction() as tx:
-        append(tx, [EventRow("e", "{}", b"h")], [DisclosureRow("e", 0, "k12", "t", "found", "s")])
+        append(
+            tx,
+            [EventRow("e", "{}", b"h")],
+            [DisclosureRow("e", 0, "k12", "t", "found", "s")],
+            [TextRow("e", "n", "s", "t")],
+        )
         insert_linkage_records(tx, [LinkageRecordRow("e", "a", 1, b"c")])
-        orders.insert_order(tx.connection, "o", "{}")
+        orders.insert_order(tx.connection, "o", "{}", [TextRow("o", "n", "s", "t")])
         orders.insert_signature(tx.connection, "o", orders.SignatureRow("p", 1, b"s"))
         orders.put_in_force(tx, "o")
         orders.write_outcome(tx, "o", "done", "")

@@ -131,12 +131,14 @@ class Book:
         """An event of now with its disclosure rows, without a place."""
         self.now += 10
         self._events += 1
-        recorded = record(event_id(self._events, self.now), kind, self.now, {"client": "sis"}, disclosed)
+        texts = {"justification": f"asked by hand, {self._events}"} if kind == "detokenize" else {}
+        recorded = record(event_id(self._events, self.now), kind, self.now, {"client": "sis"}, disclosed, texts)
         return {
             "id": recorded.event.id,
             "hash": recorded.event.hash.hex(),
             "event": recorded.event.body,
             "disclosures": [list(row[1:]) for row in recorded.disclosures],
+            "texts": [list(row[1:]) for row in recorded.texts],
         }
 
     def add(self, count: int = 1, tokens: int = 2) -> None:
@@ -171,7 +173,7 @@ class Book:
     def records(self) -> Records:
         """Everything, in copies that a test may change."""
         made = self.now + 1000
-        header = {"bundle": "ssn-vault-audit 1", "origin": self.origin, "made_ms": made, "size": self.stored.size}
+        header = {"bundle": "ssn-vault-audit 2", "origin": self.origin, "made_ms": made, "size": self.stored.size}
         end = {"end": True, "entries": self.stored.size, "checkpoints": len(self.notes)}
         return copy.deepcopy([{**header, "live": self.live}, *self.items, *self.waiting, end])
 

@@ -82,7 +82,7 @@ def frozen(state: ControlState, kind: str = "all", name: str = "", by: str = "ke
     return after, order.id
 
 
-BULK: dict[str, Any] = {"client": "sis", "purpose": "tax-reporting", "tokens": 150, "justification": "year's end"}
+BULK: dict[str, Any] = {"client": "sis", "purpose": "tax-reporting", "tokens": 150, "justification": "the year's end"}
 
 
 def with_bulk(state: ControlState, signed_by: list[str], **changes: Any) -> ControlState:

@@ -38,6 +38,11 @@ class Checkpoint:
     at_ms: int
 
     @property
+    def seen(self) -> tuple[int, bytes, int]:
+        """Size, root and time."""
+        return self.size, self.root, self.at_ms
+
+    @property
     def text(self) -> str:
         """What is signed."""
         return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\ntime {self.at_ms}\n"

@@ -3,7 +3,7 @@
 Signed notes one after another, each ended by an empty line. Each is on the disk before `append` returns. A
 note that was cut off by a crash or a full disk is taken away again, or set apart and passed over where the file
 system allows only appending. Who may only append takes no note back: what is whole counts, whatever stands behind
-it, and of the notes at the end the furthest does.
+it, and of the notes at the end the latest does.
 """
 
 import base64
@@ -49,7 +49,7 @@ class CheckpointFile:
                 raise
 
     def last(self) -> str | None:
-        """The whole note near the end that says the furthest head; None when there is none, or no file."""
+        """The whole note near the end that says the latest head; None when there is none, or no file."""
         if not self.path.exists():
             return None
         with self._open() as descriptor:
@@ -100,10 +100,13 @@ def _is_cut(signatures: str) -> bool:
 
 
 def _head(note: str) -> tuple[int, int]:
-    """Size and time that a note says; (0, 0) for what says none."""
+    """Time and size that a note says, by which a later one is told; (0, 0) for what says none.
+
+    By time first: a log goes on smaller than it was when a loss was declared.
+    """
     lines = note.split("\n", 4)
     try:
-        return int(lines[1]), int(lines[3].removeprefix("time "))
+        return int(lines[3].removeprefix("time ")), int(lines[1])
     except (IndexError, ValueError):
         return 0, 0
 

@@ -16,8 +16,10 @@ import sqlalchemy as sa
 from vault_service.storage import log
 from vault_service.storage.events import disclosures_of_events
 from vault_service.storage.linkages import linked_events
+from vault_service.storage.orders import all_orders as order_rows
+from vault_service.storage.texts import texts_of_events
 
-FORMAT: Final = "ssn-vault-audit 1"
+FORMAT: Final = "ssn-vault-audit 2"
 _PAGE: Final = 1_000  # entries read at once,
 _ROWS: Final = 20_000  # and disclosure rows that are in memory together
 _COUNT: Final = re.compile(r'"disclosures":([0-9]{1,9})[,}]')
@@ -50,6 +52,8 @@ def records(connection: sa.Connection, origin: str, *, live: bool) -> Iterator[R
         for one, event in _with_rows(connection, waiting):
             yield {"unsealed": one.event_id, **event}
         last = waiting[-1].event_id
+    for order in order_rows(connection):
+        yield {"order": order.id, "body": order.body, "texts": [list(one[1:]) for one in order.texts]}
     for table, found, what in log.strays(connection, _STRAYS):
         yield {"orphan": table, "id": found, "what": what}
     if live:
@@ -81,6 +85,7 @@ def _with_rows(connection: sa.Connection, rows: Sequence[_Row]) -> Iterator[tupl
 def _read_rows(connection: sa.Connection, rows: Sequence[_Row]) -> Iterator[tuple[_Row, dict[str, Any]]]:
     ids = [row.event_id for row in rows]
     disclosed = disclosures_of_events(connection, ids) if ids else {}
+    texts = texts_of_events(connection, ids) if ids else {}
     linked = linked_events(connection, ids) if ids else frozenset()
     for row in rows:
         digest = row.event_hash if isinstance(row, log.EntryRow) else row.hash
@@ -91,6 +96,7 @@ def _read_rows(connection: sa.Connection, rows: Sequence[_Row]) -> Iterator[tupl
                 "event": row.body,
                 "linkage": row.event_id in linked,
                 "disclosures": [list(one[1:]) for one in disclosed.get(row.event_id, [])],
+                "texts": [list(one[1:]) for one in texts.get(row.event_id, [])],
             },
         )
 

@@ -56,6 +56,7 @@ _CALLS: Final = {
     "linkagematch": _Activity(_OTHER, "Match", "LinkageMatch"),
 }
 _ORDERS: Final = {
+    "keys.set-aside": _Activity(3, "Update", "key"),
     "policy.apply": _Activity(3, "Update", "policy"),
     "keys.create": _Activity(1, "Create", "key"),
     "keys.activate": _Activity(10, "Activate", "key"),
@@ -68,6 +69,7 @@ _ORDERS: Final = {
     "incident.drill": _Activity(_OTHER, "Rehearse", "procedure"),
     "approvals.bulk": _Activity(1, "Create", "approval"),
     "approvals.deny": _Activity(_OTHER, "Deny", "approval"),
+    "audit.accept-loss": _Activity(_OTHER, "Accept Loss", "record"),
 }
 _COUNTS: Final = ("disclosures", "epoch", "errors", "exact", "failed", "items", "moved", "no_match")
 _VIEWS: Final = frozenset({"LAST4", "FULL"})

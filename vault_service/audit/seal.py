@@ -9,7 +9,7 @@ away for too long, the time runs out by itself (NIST SP 800-53, AU-5).
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ import structlog
 from prometheus_client import Gauge
 
 from vault_service.audit.checkpoint import CLOCK_MS, Checkpoint, Signer, signed_checkpoint
+from vault_service.audit.loss import Loss
 from vault_service.errors import CallError, LogDamagedError, Reason, SigningError
 from vault_service.storage import log
 from vault_service.storage.engine import Store, database_now, describe
@@ -32,13 +33,22 @@ _log: Final = structlog.stdlib.get_logger("ssn_vault.seal")
 class Seal:
     """One server's knowledge of how fresh the log's seal is. Any thread may ask."""
 
-    def __init__(self, store: Store, signer: Signer, max_unsealed: float, sinks: Sequence[str]) -> None:
-        """`max_unsealed` in seconds; `sinks` are the names of the sinks that must acknowledge."""
+    def __init__(
+        self,
+        store: Store,
+        signer: Signer,
+        max_unsealed: float,
+        sinks: Sequence[str],
+        losses: Callable[[], Sequence[Loss]] = tuple,
+    ) -> None:
+        """`max_unsealed` in seconds; `sinks` are the names of those that must acknowledge; `losses` were accepted."""
         self._store = store
         self._signer = signer
         self._newest: tuple[str, Checkpoint] | None = None  # the note that was checked last
         self._max_unsealed = max_unsealed
         self._sinks = sinks
+        self._losses = losses
+        self._excused: set[str] = set()  # losses, by order: each explains one log that became shorter
         self._good_until = 0.0  # monotonic seconds
         self._largest = 0  # entries that a checkpoint covered when this server looked
         self._first_seen: tuple[str, float] = ("", 0.0)  # the oldest unsealed event, and since when it is known
@@ -79,7 +89,7 @@ class Seal:
             sinks = log.sinks(connection)
             database_ms = database_now(connection)
         covered = newest.size if newest else 0
-        if covered < self._largest:
+        if covered < self._largest and not self._is_declared(covered):
             if not self._rolled_back:
                 _log.critical("the log was rolled back", covered=covered, known=self._largest)
             self._rolled_back = True
@@ -99,6 +109,14 @@ class Seal:
         self._good_until = now + left
         _SECONDS_LEFT.set(left)
         _SEALED.set(covered)
+
+    def _is_declared(self, covered: int) -> bool:
+        """Whether a loss that was accepted since explains that checkpoints cover fewer entries than before."""
+        for loss in self._losses():
+            if loss.order not in self._excused and loss.entries <= covered and self._largest > loss.entries:
+                self._excused.add(loss.order)
+                return True
+        return False
 
     def _age(self, event_id: str, now: float, database_ms: int) -> float:
         """Seconds since the event was made; by this server's own watch where that says more than the event's id."""

@@ -22,6 +22,7 @@ import structlog
 
 from vault_service.audit.checkpoint import CLOCK_MS, ED25519, Checkpoint, Signer, signature_line, signed_checkpoint
 from vault_service.audit.checkpoint_file import CheckpointFile
+from vault_service.audit.loss import Loss
 from vault_service.audit.merkle import Edge, Tree, leaf_hash
 from vault_service.audit.sinks import FILE, WITNESS, AheadError, ForkError, SinkError, Witness
 from vault_service.audit.stream import HashStream
@@ -61,8 +62,9 @@ class Sequencer:
         origin: str,
         replica: str,
         witness: Witness | None = None,
+        losses: Callable[[], Sequence[Loss]] = tuple,
     ) -> None:
-        """`origin` names the log, `replica` this server among others."""
+        """`origin` names the log, `replica` this server among others; `losses` are those that were accepted."""
         self._store = store
         self._signer = signer
         self._stream = stream
@@ -70,6 +72,7 @@ class Sequencer:
         self._replica = replica
         self._file = CheckpointFile(settings.checkpoint_file, self._is_signed) if settings.checkpoint_file else None
         self._witness = witness
+        self._losses = losses
         # Often enough that a fault is noticed, and mended, well before `max_unsealed`.
         self._period = min(settings.checkpoint_seconds, settings.max_unsealed / 6)
         self._hold_ms = int(2000 * self._period) + 3000  # how long a silent holder keeps the lease
@@ -193,7 +196,7 @@ class Sequencer:
                 log.LeafRow(size + at, row.event_id, hash_)
                 for at, (row, hash_) in enumerate(zip(rows, hashes, strict=True))
             ]
-            nodes = _tree(tx.connection).edge(size).add(hashes)
+            nodes = stored_tree(tx.connection).edge(size).add(hashes)
             if not log.append_leaves(tx, leaves, nodes):
                 raise StoreError("another server moved these events")
         return len(rows)
@@ -209,14 +212,14 @@ class Sequencer:
         self._last_at = 0.0
         with self._store.reading() as connection:
             newest = log.newest_checkpoint(connection)
-            known = self._known_heads(newest)
+            known, lost = self._known_heads(newest)
             size = log.size(connection)  # after the heads, which others may have signed meanwhile
             root = self._checked_root(connection, size, known)
             now = time.time_ns() // 1_000_000
             # A head from the future would be fresh for too long, and no later one could be earlier.
             if abs(now - database_now(connection)) > CLOCK_MS:
                 raise StoreError("this server's clock and the database's are too far apart")
-        now = max(now, *(head.at_ms + 1 for head in known), 0)  # never earlier than the one before
+        now = max(now, *(head.at_ms + 1 for head in (*known, *lost)), 0)  # never earlier than the one before
         checkpoint = Checkpoint(self._origin, size, root, now)
         signed = self._signer.sign(checkpoint.text.encode())
         note = checkpoint.note([signature_line(self._origin, ED25519, signed.public_key, signed.signature)])
@@ -244,7 +247,7 @@ class Sequencer:
         the edge of that head's tree is used, which gives the root that was signed; a hash or node behind it that is
         wrong is found here, and never signed.
         """
-        tree = _tree(connection)
+        tree = stored_tree(connection)
         for known in heads:
             if known.size > size:
                 raise LogDamagedError(f"the log has {size} entries, but {known.where} has {known.size}")
@@ -278,7 +281,13 @@ class Sequencer:
                         " run `ssn-vault database rebuild-tree`"
                     )
 
-    def _known_heads(self, newest: log.CheckpointRow | None) -> list[_Known]:
+    def kept_heads(self) -> list[tuple[str, Checkpoint]]:
+        """The last head in the checkpoint file, if there is one: what a declared loss is held against."""
+        note = self._file.last() if self._file is not None else None
+        return [] if note is None else [("the checkpoint file", signed_checkpoint(note, self._signer))]
+
+    def _known_heads(self, newest: log.CheckpointRow | None) -> tuple[list[_Known], list[_Known]]:
+        """The heads that the log must continue; and those over entries that were declared as lost."""
         heads = [self._last] if self._last else []
         notes = []
         if newest is not None:
@@ -301,7 +310,15 @@ class Sequencer:
                 raise LogDamagedError("the checkpoint file is of another log: move it aside to begin a new one")
             stored = newest is not None and note == newest.note
             heads.append(_Known(where, head.size, head.root, head.at_ms, stored=stored))
-        return heads
+        lost = [head for head in heads if not head.stored and self._is_lost(head.size, head.root, head.at_ms)]
+        # What this server signed last may have reached nobody else: then no order can name it.
+        own = self._last
+        if own and any(loss.entries < own.size and own.at_ms <= loss.until for loss in self._losses()):
+            lost.append(own)
+        return [head for head in heads if head not in lost], lost
+
+    def _is_lost(self, size: int, root: bytes, at_ms: int) -> bool:
+        return any(loss.covers(size, root, at_ms) for loss in self._losses())
 
     def _cosigned(self, checkpoint: Checkpoint, note: str) -> str | None:
         if self._witness is None:
@@ -309,7 +326,7 @@ class Sequencer:
 
         def consistency(old: int, size: int) -> list[bytes]:
             with self._store.reading() as connection:
-                return _tree(connection).consistency(old, size)
+                return stored_tree(connection).consistency(old, size)
 
         try:
             return self._witness.cosign(checkpoint, note, consistency)
@@ -328,9 +345,12 @@ class Sequencer:
             if log.size(connection) > size:
                 raise StoreError("the log has grown meanwhile")
         seen = self._witness.latest(self._origin) if self._witness else None
-        if seen is not None and signed_checkpoint(seen, self._signer).size > size:
-            raise LogDamagedError(str(ahead))
         self._not_cosigned = str(ahead)
+        if seen is None or (head := signed_checkpoint(seen, self._signer)).size <= size:
+            return
+        if not self._is_lost(*head.seen):
+            raise LogDamagedError(str(ahead))
+        self._not_cosigned = "the witness's operator has not accepted the declared loss yet (accepted_losses)"
 
     def _is_signed(self, note: str) -> bool:
         try:
@@ -362,5 +382,6 @@ def _leaf_of(row: log.PendingRow) -> bytes:
     return leaf_hash(row.body.encode())
 
 
-def _tree(connection: sa.Connection) -> Tree:
+def stored_tree(connection: sa.Connection) -> Tree:
+    """The log's tree as it is stored."""
     return Tree(lambda level, first, count: log.stored_hashes(connection, level, first, count))

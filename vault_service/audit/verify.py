@@ -31,10 +31,11 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-BUNDLE_FORMAT: Final = "ssn-vault-audit 1"
+BUNDLE_FORMATS: Final = ("ssn-vault-audit 1", "ssn-vault-audit 2")  # the first knows no texts and no orders
 PROOF_FORMAT: Final = "ssn-vault-disclosure-proof 1"
 EMPTY_ROOT: Final = sha256().hexdigest()
 SILENCE_MS: Final = 300_000  # between two checkpoints, from which on it is told
+_TEXTS: Final = {"event": ("justification",), "order": ("reason", "justification")}  # that people wrote
 _ROW: Final = ("event_id", "position", "domain", "token", "outcome", "salt")
 _LOG_SIGNATURE, _COSIGNATURE = b"\x01", b"\x04"
 _HASH_BYTES: Final = 32
@@ -67,11 +68,13 @@ class Report:
     checkpoints: int = 0
     covered: int = 0  # entries under the newest checkpoint that fits
     cosigned: int = 0  # entries under the newest checkpoint that the witness has cosigned
+    gone: int = 0  # texts that were removed
     unsealed: int = 0  # events that have no place in the log yet
     newest_ms: int = 0  # when the newest checkpoint was signed
     made_ms: int = 0  # when the records were read, by their own words
     origin: str = ""  # the log's name, by its own words
     count: int = 0
+    losses: "list[Loss]" = field(default_factory=list)  # declared, and under a checkpoint
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # worth knowing, not wrong
 
@@ -397,6 +400,25 @@ def check_event(body: str, event_id: str, rows: Sequence[Sequence[Any]]) -> list
     return wrong
 
 
+def check_texts(
+    of: str, names: Sequence[str], hashes: Mapping[str, Any], rows: Sequence[Any]
+) -> tuple[list[str], list[str]]:
+    """What is wrong with the texts (name, salt, text) of an event or order, in words; and which of them are gone.
+
+    `hashes` is what was signed: under NAME_sha256 the hash of a text's row. A text that is gone was removed, which
+    its hash allows: that is no change of the record.
+    """
+    if not isinstance(rows, list) or not all(isinstance(r, list) and list(map(type, r)) == [str] * 3 for r in rows):
+        raise ValueError
+    wrong = []
+    for name, salt, text in rows:
+        row = {"of": of, "name": name, "salt": salt, "text": text}
+        if hashes.get(f"{name}_sha256") != sha256(canonical(row).encode()).hexdigest():
+            wrong.append(f"its {name} is not the text that was recorded")
+    there = {row[0] for row in rows}
+    return wrong, [name for name in names if f"{name}_sha256" in hashes and name not in there]
+
+
 def check_proof(text: str, keys: Keys) -> tuple[dict[str, Any], dict[str, Any], Head]:
     """Event, disclosure row and checkpoint of a proof that one disclosure stands in the log.
 
@@ -504,6 +526,26 @@ class Announced:
             self.contradictions.append(event_id)
 
 
+class Loss(NamedTuple):
+    """Entries behind the first `entries`, up to `lost_entries`, that people declared as lost in an order."""
+
+    order: str
+    signers: tuple[str, ...]
+    entries: int
+    lost_entries: int
+    lost_root: str  # hex
+    lost_at: int  # ms
+    since: int  # ms: what was made before is under the last checkpoint that is left, or waited for its place then
+    until: int  # ms
+    position: int  # of the entry that declares it
+
+    def covers(self, size: int, root: bytes, at_ms: int) -> bool:
+        """Whether a checkpoint was signed over what is declared as lost."""
+        if size == self.lost_entries and root.hex() != self.lost_root:
+            return False
+        return self.entries < size <= self.lost_entries and at_ms <= self.lost_at
+
+
 class _KeptHead(NamedTuple):
     """One kept checkpoint whose signature holds."""
 
@@ -522,6 +564,7 @@ class _Source:
     head: _KeptHead | None = None
     fits: int = 0
     fitted: int = 0
+    lost: int = 0
 
     def advance(self) -> None:
         """Go to the next one."""
@@ -538,6 +581,7 @@ class _Memory:
             " text BLOB, PRIMARY KEY (source, size, at, text)) WITHOUT ROWID"
         )
         self._database.execute("CREATE TABLE own (text BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("CREATE TABLE unfit (source TEXT, size INTEGER, at INTEGER, root BLOB, fits INTEGER)")
 
     def keep(self, source: str, own: bool, head: Head) -> None:
         """A checkpoint that was kept in `source`."""
@@ -553,13 +597,24 @@ class _Memory:
         query = "SELECT size, at, root, cosigned FROM kept WHERE source = ? ORDER BY size, at"
         return (_KeptHead(row[0], row[1], row[2], bool(row[3])) for row in self._database.execute(query, (source,)))
 
-    def missing(self, size: int, at_ms: int) -> Iterator[tuple[str, int]]:
-        """Source and time of what should stand among the log's own: over `size` entries, signed at `at_ms`, at most."""
+    def missing(self, size: int, at_ms: int) -> Iterator[tuple[str, int, int, bytes]]:
+        """Source, size, time and root of what should be among the log's own: over `size` entries, signed at `at_ms`,
+        at most.
+        """
         query = (
-            "SELECT source, at FROM kept LEFT JOIN own USING (text)"
+            "SELECT source, size, at, root FROM kept LEFT JOIN own USING (text)"
             " WHERE kept.own AND own.text IS NULL AND size <= ? AND at <= ? ORDER BY size, at"
         )
-        return ((row[0], row[1]) for row in self._database.execute(query, (size, at_ms)))
+        return ((row[0], row[1], row[2], row[3]) for row in self._database.execute(query, (size, at_ms)))
+
+    def doubt(self, source: "_Source", head: _KeptHead) -> None:
+        """A kept checkpoint that does not fit: told at the end, unless a loss explains it."""
+        row = (source.name, head.size, head.at_ms, head.root, source.fits)
+        self._database.execute("INSERT INTO unfit VALUES (?, ?, ?, ?, ?)", row)
+
+    def doubts(self) -> Iterator[tuple[str, int, int, bytes, int]]:
+        """Source, size, time, root of each of them, and how many entries the last one that fitted covered."""
+        return iter(self._database.execute("SELECT source, size, at, root, fits FROM unfit ORDER BY rowid"))
 
 
 def _digest(head: Head) -> bytes:
@@ -596,6 +651,8 @@ class Verifier:
         self._live = False  # straight from the database
         self._placed_ms = 0  # when the youngest event that has a place was made
         self._unannounced = 0
+        self._losses: list[Loss] = []  # declared
+        self._decided: dict[str, tuple[str, bool]] = {}  # by order: its hash, and whether it was done; until it is met
         if announced is not None:
             if not announced.events:
                 self.report.found("the log stream", "it announces no event")
@@ -615,6 +672,8 @@ class Verifier:
                 self._take_node(*record["node"])
             elif kind == "unsealed":
                 self._take_unsealed(str(record["unsealed"]), record)
+            elif kind == "order":
+                self._take_order(str(record["order"]), record["body"], record["texts"])
             elif kind == "orphan":
                 self.report.found(f"{record['orphan']} {record['id']}", str(record["what"]))
             elif kind == "bundle":
@@ -642,14 +701,16 @@ class Verifier:
         """The report, when every record was taken."""
         report = self.report
         self._meet_kept()
+        self._judge_losses()
         report.entries = self._tree.size
         if not self._ended:
             report.found("the export", "its end is missing")
         for source in self._sources:
             self._check_beyond(source)
         newest_ms = self._last.at_ms if self._last else 0
-        for name, at_ms in self._memory.missing(self._tree.size, _FOREVER if self._live else newest_ms):
-            report.found(f"the checkpoint of {_time(at_ms)} in {name}", "it is not among the log's own checkpoints")
+        for name, size, at_ms, root in self._memory.missing(self._tree.size, _FOREVER if self._live else newest_ms):
+            if not self._is_lost(size, root, at_ms):
+                report.found(f"the checkpoint of {_time(at_ms)} in {name}", "it is not among the log's own checkpoints")
         if report.covered == 0 < report.entries and not self._gap:
             report.found("the checkpoints", "none covers an entry")
         if report.newest_ms - report.made_ms > _CLOCK_MS:
@@ -666,13 +727,15 @@ class Verifier:
                 report.found("the checkpoints", f"{silence}: nobody seals, or the record was cut back (--witness-file)")
             else:
                 report.noted(silence)
+        for order_id in self._decided:
+            report.found(f"order {order_id}", "the record says that it was decided, but it is gone")
         if report.unsealed:
             report.noted(f"{report.unsealed} events wait for their place in the log")
         self._check_announced(newest_ms)
         return report
 
     def _take_header(self, record: Mapping[str, Any]) -> None:
-        if record["bundle"] != BUNDLE_FORMAT:
+        if record["bundle"] not in BUNDLE_FORMATS:
             self.report.found("the export", "it is of a form that this verifier does not know")
         self.report.origin = str(record["origin"])
         self.report.made_ms, self._live = int(record["made_ms"]), record.get("live") is True
@@ -722,6 +785,12 @@ class Verifier:
             self.report.found(where, "the event's hash is not that of its body")
         for wrong in check_event(body, event_id, rows):
             self.report.found(where, wrong)
+        event = json.loads(body) if '_sha256":' in body else {}
+        self._check_texts("event", where, event_id, event if isinstance(event, dict) else {}, record.get("texts", []))
+        if event.get("kind") == "order" and "order_sha256" in event:
+            self._decided[str(event["order"])] = str(event["order_sha256"]), event.get("outcome") == "done"
+            if "loss_entries" in event and event.get("outcome") == "done":
+                self._take_loss(event)
         if '"asked_sha256":' in body and not record["linkage"]:
             self.report.found(where, "its sealed list of the tokens asked about is gone")
         if self._announced is not None:
@@ -734,6 +803,54 @@ class Verifier:
                     self.report.noted(f"the log stream: it never announced {where}")
         self.report.disclosures += len(rows)
         return leaf_hash(body.encode())
+
+    def _check_texts(self, what: str, where: str, of: str, hashes: Mapping[str, Any], rows: Sequence[Any]) -> None:
+        wrong, gone = check_texts(of, _TEXTS[what], hashes, rows)
+        for words in wrong:
+            self.report.found(where, words)
+        for name in gone:
+            self.report.gone += 1
+            self.report.noted(f"{where}: its {name} is gone; what it was is not known any more, that it was is")
+
+    def _take_loss(self, event: Mapping[str, Any]) -> None:
+        numbers = [event[name] for name in ("loss_entries", "loss_lost_entries", "loss_lost_at", "loss_until")]
+        if not all(type(number) is int for number in numbers):
+            raise ValueError
+        entries, lost_entries, lost_at, until = numbers
+        signers = tuple(map(str, event["signed_by"]))
+        since = self._last.at_ms - _CLOCK_MS if self._last else 0  # since then nothing was signed
+        root, order = str(event["loss_lost_root_sha256"]), str(event["order"])
+        self._losses.append(Loss(order, signers, entries, lost_entries, root, lost_at, since, until, self._tree.size))
+
+    def _judge_losses(self) -> None:
+        """A declaration counts once a checkpoint covers it: servers sign none over a loss that nobody accepted."""
+        self.report.losses = [loss for loss in self._losses if loss.position < self.report.covered]
+        for loss in self.report.losses:
+            by = " and ".join(loss.signers)
+            self.report.noted(
+                f"DECLARED LOSS: what was signed over entries {loss.entries} to {loss.lost_entries - 1} until "
+                f"{_time(loss.lost_at)} is gone; entry {loss.position} declares it, order {loss.order}, signed by {by}"
+            )
+        for name, size, at_ms, root, fits in self._memory.doubts():
+            if self._is_lost(size, root, at_ms):
+                for source in self._sources:
+                    source.lost += source.name == name
+            else:
+                where = f"the checkpoint of {_time(at_ms)} in {name}"
+                span = f"an entry from {fits} to {size - 1}"
+                self.report.found(where, f"its root is another: {span} was changed, or it is of another history")
+
+    def _is_lost(self, size: int, root: bytes, at_ms: int) -> bool:
+        return any(loss.covers(size, root, at_ms) for loss in self.report.losses)
+
+    def _take_order(self, order_id: str, body: str, rows: Sequence[Any]) -> None:
+        """An order as it was signed, met after the events of all that were decided."""
+        where = f"order {order_id}"
+        decided, done = self._decided.pop(order_id, ("", False))
+        if decided and sha256(body.encode()).hexdigest() != decided:
+            self.report.found(where, "it is not the order that was decided")
+        elif done:  # of what waits or was refused anybody may have made anything
+            self._check_texts("order", where, order_id, json.loads(body)["arguments"], rows)
 
     def _take_checkpoint(self, record: Mapping[str, Any]) -> None:
         where = f"checkpoint {record['checkpoint']}"
@@ -789,6 +906,9 @@ class Verifier:
             else:
                 self.report.found(where, f"it covers {head.size} entries, but comes after one of more")
         elif head.root != self._tree.root():
+            if source is not self._own:
+                self._memory.doubt(source, head)
+                return
             span = f"an entry from {source.fits} to {head.size - 1}"
             self.report.found(where, f"its root is another: {span} was changed, or it is of another history")
         else:
@@ -823,12 +943,16 @@ class Verifier:
         """Kept checkpoints over more entries than there are: the log lost its end, or the export is older."""
         furthest, count, newer = None, 0, 0
         while source.head is not None:
-            if self._older and not self._live and self._last and source.head.at_ms > self._last.at_ms:
+            if self._is_lost(source.head.size, source.head.root, source.head.at_ms):
+                source.lost += 1
+            elif self._older and not self._live and self._last and source.head.at_ms > self._last.at_ms:
                 newer += 1
             else:
                 furthest, count = source.head, count + 1
             source.advance()
         self.report.noted(f"{source.name}: {source.fitted} checkpoints fit, the last over {source.fits} entries")
+        if source.lost:
+            self.report.noted(f"{source.name}: {source.lost} checkpoints cover entries that are declared as lost")
         if newer:
             self.report.noted(f"{source.name}: {newer} checkpoints are newer than the export, and were not asked for")
         if furthest is not None:
@@ -842,14 +966,20 @@ class Verifier:
             return
         for event_id in self._announced.contradictions:
             self.report.found(f"event {event_id}", "the log stream announced it twice, with different hashes")
-        newer = left = 0
+        newer = left = lost = 0
         for event_id in self._announced.left():
             left += 1
             if self._older and not self._live and _made_ms(event_id) > newest_ms - _CLOCK_MS:
                 newer += 1
+            elif any(loss.since <= _made_ms(event_id) <= loss.until for loss in self.report.losses):
+                lost += 1
+                if lost <= _MOST_NAMED:
+                    self.report.noted(f"the log stream: event {event_id} was lost, as declared")
             else:
                 self.report.found(f"event {event_id}", "the log stream announced it, but it is not in the record")
         self.report.noted(f"the log stream: {self._announced.events - left} of {self._announced.events} events met")
+        if lost:
+            self.report.noted(f"the log stream: {lost} events that it announced are in the span declared as lost")
         if self._unannounced:
             self.report.noted(
                 f"the log stream: {self._unannounced} events were never announced: their server's log was not given or "

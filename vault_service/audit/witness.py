@@ -16,7 +16,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,6 +35,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from vault_service.audit.checkpoint import COSIGNATURE, signature_line, verifier_key
 from vault_service.audit.checkpoint_file import CheckpointFile, sync_directory
+from vault_service.audit.loss import Loss
 from vault_service.audit.verify import (
     EMPTY_ROOT,
     Head,
@@ -43,10 +44,12 @@ from vault_service.audit.verify import (
     check_consistency,
     check_note,
     holds,
+    notes_in,
     read_keys,
 )
 from vault_service.errors import ConfigurationError
 
+_NO_LOSSES: Final[Mapping[str, Sequence[Loss]]] = {}
 _LARGEST_REQUEST: Final = 65_536  # bytes
 _MOST_PROOF_LINES: Final = 63
 _SECONDS: Final = 10.0  # that a connection may last, however slowly a request drips in
@@ -67,11 +70,18 @@ class Answer(NamedTuple):
 class WitnessState:
     """The witness's key and memory, in one directory; one process at a time."""
 
-    def __init__(self, directory: Path, name: str, logs: Mapping[str, Path]) -> None:
-        """`name` stands in its cosignatures; `logs` maps the origins it knows to files of their public keys (PEM)."""
+    def __init__(
+        self, directory: Path, name: str, logs: Mapping[str, Path], losses: Mapping[str, Sequence[Loss]] = _NO_LOSSES
+    ) -> None:
+        """`name` stands in its cosignatures; `logs` maps the origins it knows to files of their public keys (PEM).
+
+        `losses` are those that this witness's own operator accepted, by origin: a log may then go on from the last
+        checkpoint that it still has, once, if this witness cosigned it.
+        """
         self._directory = directory
         self._name = name
         self._logs = logs
+        self._losses = losses
         self._lock = threading.Lock()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._key = _key_in(directory / "witness.key")
@@ -137,6 +147,8 @@ class WitnessState:
         file = self.file_of(head.origin)
         last = file.last()
         known = check_note(last, keys) if last else None
+        if known is not None:
+            known = self._before_loss(file, known, keys)
         size, root = (known.size, known.root) if known else (0, bytes.fromhex(EMPTY_ROOT))
         if old != size:
             return Answer(409, f"{size}\n", "text/x.tlog.size")
@@ -155,6 +167,21 @@ class WitnessState:
             file.append("".join([head.text, "\n", *head.signed, line]))
             _log.info("cosigned", origin=head.origin, size=head.size)
         return Answer(200, line)
+
+    def _before_loss(self, file: CheckpointFile, known: Head, keys: Keys) -> Head | None:
+        """What was cosigned last; where that is accepted as lost, what was cosigned over the entries that are left."""
+        for loss in self._losses.get(known.origin, ()):
+            if not loss.covers(known.size, known.root, known.at_ms):
+                continue
+            if loss.entries == 0:
+                return None
+            for note in notes_in(file.path, keys):
+                head = check_note(note, keys)
+                if (head.size, head.root) == (loss.entries, loss.root):
+                    _log.warning("a declared loss is accepted", origin=known.origin, known=known.size, left=head.size)
+                    return head
+            _log.error("a loss names a checkpoint that was not cosigned here", origin=known.origin, left=loss.entries)
+        return known
 
 
 class WitnessServer:

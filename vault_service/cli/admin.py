@@ -104,7 +104,7 @@ class Admin:
         order = new_order(action, self.person, arguments, time.time_ns() // 1_000_000)
         signature = self._signature(order)
         with self.store.engine.begin() as connection:
-            insert_order(connection, order.id, order.body)
+            insert_order(connection, order.id, order.body, order.texts)
             insert_signature(connection, order.id, signature)
         return order
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vault_service.audit.event import hash_name
 from vault_service.cli.admin import Where, admin
 from vault_service.cli.common import (
     As,
@@ -24,7 +25,7 @@ from vault_service.cli.common import (
 )
 from vault_service.cli.ordering import carry_out
 from vault_service.errors import OrderRefusedError
-from vault_service.orders.order import Action, parse_order
+from vault_service.orders.order import REMOVED, TEXTS, Action, parse_order, text_of
 from vault_service.orders.state import ControlState
 from vault_service.policy.file import parse_policy
 from vault_service.policy.plan import differences
@@ -168,7 +169,11 @@ def _print(described: dict[str, Any]) -> None:
 def _described(row: OrderRow, state: ControlState) -> dict[str, Any]:
     """What a second person must see before signing; of a policy, what it changes."""
     order = parse_order(row.body)
-    arguments = {name: value for name, value in order.arguments.items() if name not in ("policy", "wrapped")}
+    hidden = {"policy", "wrapped", *map(hash_name, TEXTS)}
+    arguments = {name: value for name, value in order.arguments.items() if name not in hidden}
+    for name in TEXTS:
+        if hash_name(name) in order.arguments:
+            arguments[name] = text_of(order, name, row.texts) or REMOVED
     described: dict[str, Any] = {
         "id": order.id,
         "action": order.action.value,

@@ -63,7 +63,7 @@ def verify_record(
     json: Json = False,
 ) -> None:
     """Recompute the whole record and hold it against signatures and what was kept elsewhere; status 1 if it differs."""
-    keys = _keys(home, public_key, witness_key)
+    keys = read_keys(home, public_key, witness_key)
     files = list(checkpoints or [])
     if exported is not None:
         records = verify.read_bundle(exported)
@@ -143,7 +143,7 @@ def check_proof(
     """Check a proof offline, against the log's public key alone; status 1 when it does not hold."""
     if config is not None and public_key is None:
         stop(Exit.USAGE, "--public-key FILE says which key to trust; a configuration does not")
-    keys = _keys(home, public_key, witness_key)
+    keys = read_keys(home, public_key, witness_key)
     try:
         event, row, head = verify.check_proof(file.read_text("utf-8"), keys)
     except (OSError, UnicodeDecodeError) as error:
@@ -168,7 +168,8 @@ def key(home: Home = None, config: Config = None, as_: As = None, token_file: To
         vault.close()
 
 
-def _keys(home: Path | None, public_key: Path | None, witness_key: Path | None) -> verify.Keys:
+def read_keys(home: Path | None, public_key: Path | None, witness_key: Path | None = None) -> verify.Keys:
+    """The log's public keys (a home's own where none is named), and a witness's. ConfigurationError for other files."""
     if public_key is None and home is None:
         stop(Exit.USAGE, "--public-key FILE says which key to trust: fetched from Vault once, and kept elsewhere")
     try:
@@ -223,9 +224,11 @@ def _tell(report: verify.Report, *, json: bool) -> None:
             "checkpoints": report.checkpoints,
             "covered": report.covered,
             "cosigned": report.cosigned,
+            "texts_gone": report.gone,
             "unsealed": report.unsealed,
             "newest_checkpoint": report.newest_ms,
             "wrong": report.count,
+            "losses": [loss._asdict() for loss in report.losses],
             "findings": [finding._asdict() for finding in report.findings],
             "notes": report.notes,
         }

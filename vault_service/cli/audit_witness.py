@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Self
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vault_service.audit.loss import LOSS_PATTERN, parse_loss
 from vault_service.audit.witness import WitnessServer, WitnessState
 from vault_service.cli.admin import Where
 from vault_service.cli.common import Exit, Home, command, stop
@@ -26,6 +27,8 @@ class _Log(BaseModel):
 
     origin: _Name
     public_key: Path  # PEM, one block for each version; read again at every request
+    # Losses that this witness's operator has looked at and accepts: each the line that `audit accept-loss` printed.
+    accepted_losses: tuple[Annotated[str, Field(pattern=LOSS_PATTERN)], ...] = ()
 
 
 class _WitnessSettings(BaseModel):
@@ -72,7 +75,9 @@ def witness(
     else:
         stop(Exit.USAGE, "--config FILE is the witness's own configuration; --home DIR is for development")
     log_as_json(sys.stderr)
-    state = WitnessState(found.directory, found.name, {log.origin: log.public_key for log in found.logs})
+    losses = {log.origin: list(map(parse_loss, log.accepted_losses)) for log in found.logs}
+    logs = {log.origin: log.public_key for log in found.logs}
+    state = WitnessState(found.directory, found.name, logs, losses)
     with state.locked():
         ended = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

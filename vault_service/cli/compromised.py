@@ -16,6 +16,7 @@ from vault_service.keys.names import KeyKind, KeyName
 from vault_service.orders.key_report import confirmation
 from vault_service.orders.key_state import KeyVersion, Stage
 from vault_service.storage.jobs import JobRow, finished_since
+from vault_service.storage.rotation import damaged_rows
 
 _KINDS: Final = (KeyKind.DATA, KeyKind.INDEX)
 _BEGUN: Final = "This report is not finished: type the same command again."
@@ -43,8 +44,9 @@ def respond(work: KeyWork, domain: str, rows_per_second: int, report: Path) -> N
     begun = min(state.live(domain, kind)[-1].since for kind in _KINDS)
     with work.one.store.reading() as connection:
         jobs = finished_since(connection, domain, begun)  # more than one after an interruption
+        aside = sum(row.scope == domain and row.set_aside is not None for row in damaged_rows(connection))
     agreements = [name for name, one in state.policy.agreements.items() if domain in one.parties]
-    report.write_text(_text(domain, versions, jobs, sorted(agreements)), encoding="utf-8")
+    report.write_text(_text(domain, versions, jobs, aside, sorted(agreements)), encoding="utf-8")
     console.print(f"the report is in {report}", markup=False)
 
 
@@ -64,7 +66,7 @@ def _exposed(work: KeyWork, domain: str, report: Path) -> list[KeyName]:
     return [version.name for version in versions]
 
 
-def _text(domain: str, exposed: list[KeyVersion], jobs: list[JobRow], agreements: list[str]) -> str:
+def _text(domain: str, exposed: list[KeyVersion], jobs: list[JobRow], aside: int, agreements: list[str]) -> str:
     lines = [
         f"# Keys of {domain}: compromised and replaced",
         "",
@@ -82,7 +84,7 @@ def _text(domain: str, exposed: list[KeyVersion], jobs: list[JobRow], agreements
         "",
         f"Rows that were moved to new keys: {sum(job.moved for job in jobs):,} "
         f"(from {_time(jobs[0].started_at)} to {_time(jobs[-1].finished_at)}).",
-        f"Rows that did not open and were not moved: {jobs[-1].failed:,}.",
+        f"Rows that did not open, were not moved and were set aside by two people: {aside:,}.",
         "",
         "## What holds now",
         "",

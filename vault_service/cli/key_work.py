@@ -17,7 +17,7 @@ from vault_service.keys.wrapping import (
     rotate_wrapping_key,
     wrapping_key_exists,
 )
-from vault_service.orders.key_report import arguments, confirmation
+from vault_service.orders.key_report import arguments, confirmation, scope_option
 from vault_service.orders.key_state import IN_USE, Stage
 from vault_service.orders.order import Action, parse_order
 from vault_service.storage.jobs import JobRow, read_job, unfinished
@@ -136,7 +136,8 @@ class KeyWork:
         if row.failed:
             stop(
                 Exit.CHECK_FAILED,
-                f"{row.failed:,} rows did not open and stay as they are: ssn-vault keys status says where",
+                f"{row.failed:,} rows did not open and stay as they are. Restore them from a backup, or set them aside "
+                f"(two people): ssn-vault keys set-aside {scope_option(self.one.state(), row.scope)}",
             )
         return row
 

@@ -1,6 +1,7 @@
 """`ssn-vault keys`: the key hierarchy."""
 
 import time
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
@@ -28,12 +29,14 @@ from vault_service.cli.common import (
 )
 from vault_service.cli.compromised import respond
 from vault_service.cli.key_work import KeyWork
+from vault_service.cli.ordering import carry_out
 from vault_service.keys.names import KeyKind, KeyName
 from vault_service.keys.wrapping import wrapping_key_exists
-from vault_service.orders.key_report import KeyLine, Periods, confirmation, key_lines
+from vault_service.orders.key_report import KeyLine, Periods, confirmation, key_lines, scope_option
 from vault_service.orders.key_state import Stage
-from vault_service.orders.state import ControlState
-from vault_service.storage.rotation import counted_encryptions
+from vault_service.orders.order import Action
+from vault_service.orders.state import MOST_SET_ASIDE, ControlState
+from vault_service.storage.rotation import counted_encryptions, damaged_rows
 
 app = typer.Typer(help="The key hierarchy.", no_args_is_help=True)
 ROWS_PER_SECOND: Final = 5000  # of a re-encryption that nobody gave a rate
@@ -65,9 +68,13 @@ def status(
     """Every key version: where it stands, its age, the rows that use it; exit status 3 when something is wrong."""
     with admin(Where(home, config, as_, token_file)) as one:
         lines = _lines(one)
-        missing = one.state().missing_keys()
+        state = one.state()
+        missing = state.missing_keys()
+        with one.store.reading() as connection:
+            damaged = Counter(row.scope for row in damaged_rows(connection) if row.set_aside is None)
     if json:
-        print_json({"keys": [line._asdict() for line in lines], "missing": [name.transit for name in missing]})
+        named = [name.transit for name in missing]
+        print_json({"keys": [line._asdict() for line in lines], "missing": named, "damaged": damaged})
     else:
         columns = ["key", "state", "days", "rows", "encryptions", "wrapped"]
         print_table("Keys", columns, [_cells(line) for line in lines])
@@ -76,7 +83,14 @@ def status(
                 console.print(f"! {line.scope} {line.kind} {line.version}: {problem}", markup=False, soft_wrap=True)
         for name in missing:
             console.print(f"! {name.transit} is missing: ssn-vault policy apply makes it", markup=False)
-    if missing or any(line.problems for line in lines):
+        for scope, count in sorted(damaged.items()):
+            console.print(
+                f"! {scope}: {count} rows do not open, and keep old versions in use: restore them, or "
+                f"ssn-vault keys set-aside {scope_option(state, scope)}",
+                markup=False,
+                soft_wrap=True,
+            )
+    if missing or damaged or any(line.problems for line in lines):
         raise typer.Exit(Exit.OVERDUE)
 
 
@@ -131,6 +145,37 @@ def reencrypt(
         confirm(f"Re-encrypt the rows of {', '.join(scopes)}?", yes=yes)
         for scope in scopes:
             KeyWork(one, where).reencrypt(scope, rate)
+
+
+@app.command("set-aside")
+@command
+def set_aside(
+    rows: Annotated[list[str] | None, typer.Argument(help="Tokens, or events of an agreement; else all.")] = None,
+    domain: Domain = None,
+    agreement: Agreement = None,
+    home: Home = None,
+    config: Config = None,
+    as_: As = None,
+    token_file: TokenFileOption = None,
+    yes: Yes = False,
+    second: Second = None,
+) -> None:
+    """Let rows that do not open keep no key version in use any more; two people sign. Their bytes stay."""
+    where = Where(home, config, as_, token_file)
+    with admin(where) as one:
+        (scope,) = _scopes(one.state(), domain, agreement, everything=False, data=False)
+        with one.store.reading() as connection:
+            found = {row.name for row in damaged_rows(connection) if row.scope == scope and row.set_aside is None}
+        if rows and not set(rows) <= found:
+            stop(Exit.USAGE, "a row is not among those that a re-encryption could not open: ssn-vault keys reencrypt")
+        chosen = sorted(set(rows or found))[:MOST_SET_ASIDE]
+        if not chosen:
+            console.print(f"{scope} has no row that does not open", markup=False)
+            return
+        for name in chosen:
+            console.print(name, markup=False, soft_wrap=True)
+        confirm(f"Set {len(chosen)} rows of {scope} aside, which cannot be opened?", yes=yes)
+        carry_out(one, where, Action.SET_ASIDE, {"scope": scope, "rows": chosen}, second)
 
 
 @app.command()

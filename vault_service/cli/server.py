@@ -21,10 +21,12 @@ from vault_service.cli.common import (
     print_table,
 )
 from vault_service.config import load_settings
+from vault_service.orders.order import REMOVED, parse_order, text_of
 from vault_service.orders.state import Drill
 from vault_service.storage.engine import database_now, open_store
 from vault_service.storage.jobs import unfinished
 from vault_service.storage.log import CheckpointRow, newest_checkpoint
+from vault_service.storage.orders import read_orders
 from vault_service.storage.replicas import running
 from vault_service.storage.schema import migrate as migrate_schema
 
@@ -72,9 +74,11 @@ def status(
             now = database_now(connection)
             servers = running(connection, now)
             newest = newest_checkpoint(connection)
+            frozen = read_orders(connection, list(state.freezes_by_order))
+            reasons = {row.id: text_of(parse_order(row.body), "reason", row.texts) or REMOVED for row in frozen}
             jobs = [f"{job.scope}: {job.moved:,} of {max(job.total, 0):,} rows moved" for job in unfinished(connection)]
     freezes: list[dict[str, Any]] = [
-        {"id": order_id, "kind": f.kind, "name": f.name, "reason": f.reason, "by": f.by}
+        {"id": order_id, "kind": f.kind, "name": f.name, "reason": reasons[order_id], "by": f.by}
         for order_id, f in state.freezes_by_order.items()
     ]
     summary = {

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from vault_service.governance.history import PolicyHistory
-from vault_service.governance.uses import Use, is_refused, uses_in, uses_of_token
+from vault_service.governance.uses import Use, is_refused, uses_in, uses_of_token, with_texts
 from vault_service.policy.model import Policy, View
 from vault_service.storage.engine import Store
 from vault_service.storage.event_queries import Sieve, Span, fact
@@ -37,14 +37,14 @@ class Line(NamedTuple):
 
 def lines_of_token(store: Store, policies: PolicyHistory, token: str, span: Span) -> Iterator[Line]:
     """The accounting of one token, oldest first: what the person it stands for may see (34 CFR 99.32(c))."""
-    for use in uses_of_token(store, token, span):
+    for use in with_texts(store, uses_of_token(store, token, span)):
         yield line(use, policies.of(use.event.facts))
 
 
 def lines_of_domain(store: Store, policies: PolicyHistory, domain: str, span: Span) -> Iterator[Line]:
     """The accounting of a whole domain, oldest first, with the requests that were refused."""
     sieve = Sieve(((fact("kind", "detokenize"), fact("kind", "linkagematch")),))
-    for use in uses_in(store, span, sieve, domain=domain):
+    for use in with_texts(store, uses_in(store, span, sieve, domain=domain)):
         policy = policies.of(use.event.facts)
         if use.row is not None:
             yield line(use, policy)
@@ -70,7 +70,7 @@ def line(use: Use, policy: Policy) -> Line:
         person=facts.get("person", ""),
         purpose=facts.get("purpose") or facts.get("agreement", ""),
         view=facts.get("view", ""),
-        justification=facts.get("justification", ""),
+        justification=use.texts.get("justification") or facts.get("justification", ""),  # in its body before form 3
         authority=agreement.authority if agreement else of_domain.authority if of_domain else "",
         legitimate_interest=purpose.interest if purpose else agreement.purpose if agreement else "",
     )

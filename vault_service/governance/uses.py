@@ -4,12 +4,15 @@ The database comes in, `Use` after `Use` goes out, oldest first, in bounded memo
 delivery"; where a record's row then did not open, a later event says so, and the use is marked as `lost`.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from vault_service.audit.event import hash_name, text_hash
 from vault_service.errors import Reason
 from vault_service.storage.engine import Store
 from vault_service.storage.event_queries import (
+    CHUNK,
     Event,
     Sieve,
     Span,
@@ -19,6 +22,7 @@ from vault_service.storage.event_queries import (
     fact,
 )
 from vault_service.storage.events import DisclosureRow
+from vault_service.storage.texts import texts_of_events
 
 CALLS: Final = ("tokenize", "detokenize", "linkagematch")
 REFUSALS: Final = "refusals"  # the kind of events that count what was refused in a flood
@@ -26,14 +30,31 @@ LOSSES: Final = "outcome"  # the kind of events that say which rows of an earlie
 _UNOPENED: Final = "unopened"
 _ALL: Final = Sieve()
 _REASONS: Final = frozenset(Reason)
+_NO_TEXTS: Final[Mapping[str, str]] = {}
 
 
 class Use(NamedTuple):
-    """One token of a call; or, without a row, a call that has none. `lost`: the record did not open."""
+    """One token of a call; or, without a row, a call that has none. `lost`: the record did not open.
+
+    `texts` are what a person wrote for the call, where `with_texts` was asked for them and they were not removed.
+    """
 
     event: Event
     row: DisclosureRow | None
     lost: bool = False
+    texts: Mapping[str, str] = _NO_TEXTS
+
+
+def with_texts(store: Store, uses: Iterable[Use]) -> Iterator[Use]:
+    """The same uses with the texts of their events; one that is not what the event says is left out."""
+    uses = iter(uses)
+    while batch := list(itertools.islice(uses, CHUNK)):
+        with store.reading() as connection:
+            found = texts_of_events(connection, sorted({use.event.id for use in batch}))
+        for use in batch:
+            rows = found.get(use.event.id, [])
+            said = {r.name: r.text for r in rows if text_hash(r) == use.event.facts.get(hash_name(r.name))}
+            yield use._replace(texts=said) if said else use
 
 
 def is_refused(facts: dict[str, Any]) -> bool:

@@ -4,6 +4,7 @@ Also the refusal: every call that is refused passes here, so that it stands in t
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Final
@@ -21,6 +22,7 @@ from vault_service.storage.engine import Transaction
 from vault_service.storage.linkages import LinkageRecordRow
 
 REFERENCE_BYTES: Final = 128
+_NO_TEXTS: Final[Mapping[str, str]] = {}
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -47,7 +49,7 @@ class Context:
         """The database's day, UTC."""
         return datetime.fromtimestamp(self.tx.now_ms / 1000, UTC).date()
 
-    def record(self, call: Call, facts: Facts, disclosed: list[Disclosed]) -> str:
+    def record(self, call: Call, facts: Facts, disclosed: list[Disclosed], texts: Mapping[str, str] = _NO_TEXTS) -> str:
         """Put the event of a call into the record, to be committed with it; the event's id."""
         call.event_id = call.event_id or new_event_id()
         caller = {
@@ -56,7 +58,8 @@ class Context:
             "request_id": call.request_id or None,
             "epoch": self.state.epoch,
         }
-        self.recorded.append(record(call.event_id, call.method.lower(), self.tx.now_ms, {**caller, **facts}, disclosed))
+        facts = {**caller, **facts}
+        self.recorded.append(record(call.event_id, call.method.lower(), self.tx.now_ms, facts, disclosed, texts))
         return call.event_id
 
     def refuse(self, call: Call, error: CallError, *, domain: str = "", purpose: str = "", agreement: str = "") -> None:

@@ -22,9 +22,8 @@ from vault_service.policy.decide import DetokenizeGrant, permit_detokenize, size
 from vault_service.policy.model import View
 from vault_service.ssn import contains_ssn_shape
 from vault_service.storage.records import StoredPayload, fetch_payloads
+from vault_service.text import LONGEST_JUSTIFICATION, SHORTEST_JUSTIFICATION, text_problem
 from vault_service.tokens import Token, parse_token
-
-SHORTEST_JUSTIFICATION, LONGEST_JUSTIFICATION = 10, 500  # characters
 
 _NOT_FOUND = ItemError(ItemCode.NOT_FOUND, "no such token in this domain")
 _INVALID_TOKEN = ItemError(ItemCode.INVALID_TOKEN, "not a well-formed token")
@@ -95,8 +94,8 @@ def _permit(context: Context, call: DetokenizeCall) -> DetokenizeGrant:
         raise field_invalid("view", "is not a known view")
     if not view_fits(call.view, grant.purpose):
         raise CallError(Reason.NOT_PERMITTED)
-    if len(call.justification.strip()) < SHORTEST_JUSTIFICATION or len(call.justification) > LONGEST_JUSTIFICATION:
-        raise field_invalid("justification", "must have 10 to 500 characters")
+    if problem := text_problem(call.justification, SHORTEST_JUSTIFICATION, LONGEST_JUSTIFICATION):
+        raise field_invalid("justification", problem)
     if contains_ssn_shape(call.justification):
         raise field_invalid("justification", "holds what looks like a Social Security number")
     check_request_id(call.request_id)
@@ -168,11 +167,10 @@ def _record(context: Context, call: DetokenizeCall, approvals: list[str]) -> Non
     facts = {
         "domain": call.domain,
         "purpose": call.purpose,
-        "justification": call.justification,
         "person": grant.person,
         "view": call.view.value if call.view else None,
         "items": len(call.tokens),
         "approvals": approvals or None,
         "outcome": "ok",
     }
-    context.record(call, facts, disclosed)
+    context.record(call, facts, disclosed, {"justification": call.justification})

@@ -169,6 +169,7 @@ class Runner:
                 tx,
                 [recorded.event for recorded in context.recorded],
                 [row for recorded in context.recorded for row in recorded.disclosures],
+                [row for recorded in context.recorded for row in recorded.texts],
             )
             insert_linkage_records(tx, context.linkage_records)
         try:

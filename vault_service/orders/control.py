@@ -15,10 +15,11 @@ from vault_service.keys.keyring import Keyring
 from vault_service.keys.names import KeyName
 from vault_service.keys.transit import VaultError, VaultNotFound, person_key_name
 from vault_service.orders.key_state import Stage
+from vault_service.orders.keys import Keys
 from vault_service.orders.order import Order, parse_order, signature_holds
 from vault_service.orders.state import ControlState, Signers, apply
 from vault_service.storage.engine import Store
-from vault_service.storage.orders import SignatureRow, in_force_after
+from vault_service.storage.orders import OrderRow, SignatureRow, in_force_after, order_at
 
 _log: Final = structlog.stdlib.get_logger("ssn_vault.control")
 
@@ -59,10 +60,13 @@ class Control:
             try:
                 state = self._read_to(epoch, known)
             except TamperedError as error:
-                if not self._tampered:
-                    _log.critical("the database was tampered with", detail=str(error))
-                self._tampered = True
-                raise
+                accepted = self._after_a_loss()
+                if accepted is None:
+                    if not self._tampered:
+                        _log.critical("the database was tampered with", detail=str(error))
+                    self._tampered = True
+                    raise
+                state = accepted
             if self._tampered and epoch == state.epoch:
                 _log.warning("the log of orders is whole again")
                 self._tampered = False
@@ -71,6 +75,10 @@ class Control:
                 self._state = state
                 _log.info("control state", epoch=state.epoch, policy_version=state.policy_version)
             return state
+
+    def keys(self) -> Keys:
+        """The keys in force under the state as of the last refresh."""
+        return Keys(self._state, self._keyring)
 
     def was_rolled_back(self, approval_id: str, spent: int) -> bool:
         """Whether the database says less was taken from an approval than this server has seen taken."""
@@ -125,10 +133,42 @@ class Control:
         state = self._state
         if epoch < known:
             raise TamperedError(f"the log of orders ends at {epoch}, but has been at {known}")
-        if epoch <= state.epoch:
+        if epoch < state.epoch:
             return state  # another thread has read further meanwhile
         with self._store.reading() as connection:
-            rows = in_force_after(connection, state.epoch)
+            if state.epoch and order_at(connection, state.epoch) != state.last_order:
+                raise TamperedError(f"entry {state.epoch} of the log of orders is not the one that it was")
+            rows = in_force_after(connection, state.epoch) if epoch > state.epoch else []
+        state = self._fold(state, rows)
+        if state.epoch < epoch:
+            raise TamperedError(f"the log of orders ends at {state.epoch}, but should reach {epoch}")
+        return state
+
+    def of_database(self) -> ControlState:
+        """The fold of everything that the database has now, whatever this server has known; verified like any.
+
+        For deciding about a loss alone: nothing else may be decided on a log that was cut. TamperedError when it is
+        not valid in itself.
+        """
+        with self._store.reading() as connection:
+            return self._fold(ControlState(), in_force_after(connection, 0))
+
+    def _after_a_loss(self) -> ControlState | None:
+        """The database's own state, where it holds a loss that this server has not heard of; else None."""
+        try:
+            state = self.of_database()
+        except TamperedError:
+            return None
+        known = {loss.order for loss in self._state.losses}
+        if all(loss.order in known for loss in state.losses):
+            return None
+        _log.critical("a loss of the log was accepted: orders behind it are gone", epoch=self._state.epoch)
+        for order_id, freeze in self._state.freezes_by_order.items():
+            if order_id not in state.freezes_by_order:
+                _log.critical("a freeze is gone with the loss", kind=freeze.kind, name=freeze.name, by=freeze.by)
+        return state
+
+    def _fold(self, state: ControlState, rows: Iterable[OrderRow]) -> ControlState:
         for row in rows:
             if row.position != state.epoch + 1 or row.applied_at is None:
                 raise TamperedError(f"entry {state.epoch + 1} is missing from the log of orders")
@@ -140,8 +180,6 @@ class Control:
                 state = apply(state, order, signed_by, self.signers, row.applied_at)
             except OrderRefusedError as error:
                 raise TamperedError(f"entry {row.position} of the log of orders is not valid: {error}") from None
-        if state.epoch < epoch:
-            raise TamperedError(f"the log of orders ends at {state.epoch}, but should reach {epoch}")
         return state
 
     def _keys_of(self, person: str, version: int) -> Mapping[int, bytes]:

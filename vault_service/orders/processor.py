@@ -7,23 +7,28 @@ or of the rows is looked at before the lock, because it may take its time.
 
 import threading
 import time
+from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Final
 
 import sqlalchemy as sa
 import structlog
 
+from vault_service.audit.checkpoint import Checkpoint
 from vault_service.audit.event import new_event_id, record
+from vault_service.audit.loss import Loss
+from vault_service.audit.sequencer import stored_tree
 from vault_service.audit.stream import HashStream
-from vault_service.errors import CallError, MoreSignaturesNeededError, OrderRefusedError, StoreError
+from vault_service.errors import CallError, MoreSignaturesNeededError, OrderRefusedError, StoreError, TamperedError
 from vault_service.orders.control import Control
-from vault_service.orders.order import Action, Order, OrderId, parse_order
-from vault_service.orders.reencryption import first_step
-from vault_service.orders.state import ControlState, apply, key_of
+from vault_service.orders.order import Action, Order, check_new, parse_order
+from vault_service.orders.reencryption import first_step, set_aside
+from vault_service.orders.state import ControlState, apply, key_of, loss_of, named_rows
 from vault_service.storage import events as event_rows
 from vault_service.storage import jobs as job_rows
+from vault_service.storage import log, rotation
 from vault_service.storage import orders as order_rows
 from vault_service.storage import replicas as replica_rows
-from vault_service.storage import rotation
 from vault_service.storage.engine import Store, Transaction, database_now, describe
 
 _POLL_SECONDS: Final = 0.2
@@ -34,12 +39,20 @@ _log: Final = structlog.stdlib.get_logger("ssn_vault.orders")
 class OrderProcessor:
     """One thread that looks for undecided orders."""
 
-    def __init__(self, store: Store, control: Control, stream: HashStream, replica: str) -> None:
-        """`replica` names this server among others."""
+    def __init__(
+        self,
+        store: Store,
+        control: Control,
+        stream: HashStream,
+        replica: str,
+        kept_heads: Callable[[], Sequence[tuple[str, Checkpoint]]] = tuple,
+    ) -> None:
+        """`replica` names this server among others; `kept_heads` tells the last heads known outside the database."""
         self._store = store
         self._control = control
         self._stream = stream
         self._replica = replica
+        self._kept_heads = kept_heads
         self._reported: tuple[int, float] = (0, 0.0)  # epoch, monotonic seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orders", daemon=True)
@@ -60,13 +73,21 @@ class OrderProcessor:
 
     def process_all(self) -> None:
         """Decide every order that can be decided now."""
-        self._refresh()
+        try:
+            self._refresh()
+        except TamperedError:
+            self._process_rows(self._control.of_database(), {Action.ACCEPT_LOSS})
+            raise
         self._report()
+        self._process_rows(None, set(Action))
+
+    def _process_rows(self, given: ControlState | None, actions: set[Action]) -> None:
+        """Decide what waits under the state `given`, else under the one that is in force then."""
         with self._store.reading() as connection:
             rows = order_rows.read_orders(connection, order_rows.undecided(connection))
         for row in sorted(rows, key=lambda row: row.id):
             try:
-                self._process(row)
+                self._process(row, given or self._control.state, actions)
             except CallError as error:
                 _log.warning("an order waits", order=row.id, reason=error.reason)
             except (StoreError, sa.exc.SQLAlchemyError):
@@ -85,17 +106,19 @@ class OrderProcessor:
             except sa.exc.SQLAlchemyError as error:
                 _log.warning("orders wait", error=describe(error))
 
-    def _process(self, row: order_rows.OrderRow) -> None:
-        """Decide one order. Signatures and keys are checked before the lock: Vault may take its time."""
+    def _process(self, row: order_rows.OrderRow, state: ControlState, actions: set[Action]) -> None:
+        """Decide one order of these actions. Signatures and keys are checked before the lock: Vault may take time."""
         order: Order | None = None
         signed_by: list[str] = []
         refusal = ""
-        state = self._control.state
         now = time.time_ns() // 1_000_000
         try:
             order = parse_order(row.body)
+            if order.action not in actions:
+                return
             if order.id != row.id:
                 raise OrderRefusedError("the order stands under another id")
+            check_new(order, row.texts)
             signed_by = self._control.verified_signers(state, order, row.signatures)
             applied = apply(state, order, signed_by, self._control.signers, now)
             for name, wrapped in applied.wrapped_keys().items() - state.wrapped_keys().items():
@@ -105,6 +128,8 @@ class OrderProcessor:
         except MoreSignaturesNeededError:
             return
         except OrderRefusedError as error:
+            if order is None and actions != set(Action):
+                return
             refusal = str(error)
         with self._store.transaction(exclusive=True) as tx:
             (again,) = order_rows.read_orders(tx.connection, [row.id])
@@ -113,6 +138,9 @@ class OrderProcessor:
             if order is not None and not refusal:
                 try:
                     apply(state, order, signed_by, self._control.signers, tx.now_ms)
+                    if order.action is Action.SET_ASIDE:
+                        keys, (scope, rows) = self._control.keys(), named_rows(order)
+                        set_aside(tx, keys, scope, rows, order.id)
                 except OrderRefusedError as error:
                     refusal = str(error)
                 else:
@@ -120,7 +148,7 @@ class OrderProcessor:
                     if order.action is Action.REENCRYPT:
                         step = first_step(state, order.arguments["scope"])
                         job_rows.insert_job(tx, order.id, order.arguments["scope"], step)
-            recorded = self._decide(tx, row.id, order, signed_by, "refused" if refusal else "done", refusal)
+            recorded = self._decide(tx, row, order, signed_by, "refused" if refusal else "done", refusal)
         self._stream.announce([recorded])
         self._refresh()
         self._report()
@@ -138,7 +166,22 @@ class OrderProcessor:
                 name = key_of(order)
                 if rotation.rows_using(connection, name.scope, name.kind.value, name.version):
                     raise OrderRefusedError("rows still use this version: re-encrypt first")
+            if order.action is Action.ACCEPT_LOSS:
+                self._check_loss(connection, loss_of(order))
         return True
+
+    def _check_loss(self, connection: sa.Connection, loss: Loss) -> None:
+        """OrderRefusedError unless the log is as the order says, and this server knows of no later head."""
+        size, tree = log.size(connection), stored_tree(connection)
+        if size < loss.entries or tree.root(loss.entries) != loss.root:
+            raise OrderRefusedError("the database does not have the checkpoint up to which nothing is lost")
+        if size >= loss.lost_entries and tree.root(loss.lost_entries) == loss.lost_root:
+            raise OrderRefusedError("nothing is lost: the database has the entries")
+        for where, head in self._kept_heads():
+            if head.at_ms > loss.lost_at or (head.size > loss.entries and not loss.covers(*head.seen)):
+                raise OrderRefusedError(
+                    f"{where} has a later checkpoint, or another, than the order names: prepare it again"
+                )
 
     def _report(self) -> None:
         """Say that this server is there and which keys it has; at once when that changed."""
@@ -156,18 +199,39 @@ class OrderProcessor:
         self._control.refresh(epoch, known)
 
     def _decide(
-        self, tx: Transaction, order_id: str, order: Order | None, signed_by: list[str], outcome: str, detail: str
+        self,
+        tx: Transaction,
+        row: order_rows.OrderRow,
+        order: Order | None,
+        signed_by: list[str],
+        outcome: str,
+        detail: str,
     ) -> event_rows.EventRow:
-        order_rows.write_outcome(tx, order_id, outcome, detail)
-        facts = {
-            "order": OrderId(order_id),
+        order_rows.write_outcome(tx, row.id, outcome, detail)
+        facts: dict[str, str | int | list[str] | None] = {
+            "order": row.id,
             "action": order.action.value if order else None,
             "actor": order.actor if order else None,
             "signed_by": sorted(signed_by) if order else None,
+            "order_sha256": sha256(row.body.encode()).hexdigest(),
             "outcome": outcome,
             "epoch": tx.epoch + (outcome == "done"),
         }
+        if order is not None and order.action is Action.ACCEPT_LOSS and outcome == "done":
+            facts |= _loss_facts(loss_of(order))
         recorded = record(new_event_id(), "order", tx.now_ms, facts).event
         event_rows.append(tx, [recorded], [])
-        _log.info("order decided", order=order_id, outcome=outcome)
+        _log.info("order decided", order=row.id, outcome=outcome)
         return recorded
+
+
+def _loss_facts(loss: Loss) -> dict[str, str | int]:
+    """What the record says of a declared loss: verifiers excuse what it covers, and nothing else."""
+    return {
+        "loss_entries": loss.entries,
+        "loss_root_sha256": loss.root.hex(),
+        "loss_lost_entries": loss.lost_entries,
+        "loss_lost_root_sha256": loss.lost_root.hex(),
+        "loss_lost_at": loss.lost_at,
+        "loss_until": loss.until,
+    }

@@ -13,10 +13,10 @@ How promise 4 (one token a number) holds while an index is rotated:
 A batch changes nothing but keys: tokens, numbers and traits stay. It can be cut off anywhere and done again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from vault_service.errors import StoreError
+from vault_service.errors import OrderRefusedError, StoreError
 from vault_service.keys.encryptions import EncryptionMeter
 from vault_service.keys.envelope import (
     DoesNotOpenError,
@@ -35,7 +35,9 @@ from vault_service.ssn import Ssn
 from vault_service.storage import rotation as rows
 from vault_service.storage.engine import Transaction
 from vault_service.storage.jobs import JobRow
+from vault_service.storage.records import fetch_payloads
 from vault_service.storage.rotation import MovedRecord, OldRecord
+from vault_service.tokens import Token
 
 RECORDS: Final = "records"  # a domain: its token records
 IDS: Final = "linkage ids"  # an agreement: its linkage ids, found through the records of its first domain
@@ -79,13 +81,13 @@ def _move_records(tx: Transaction, keys: Keys, meter: EncryptionMeter, row: JobR
     found = rows.walk_records(tx, domain, version, position, limit, lock=True)
     make_index = index_maker(index.secret)
     moved: list[MovedRecord] = []
-    failed = 0
+    damaged: list[str] = []
     for record in found:
         if record.data_version == data.version and version == index.version:
             continue
         payload = _opened(keys, domain, record)
         if payload is None:
-            failed += 1
+            damaged.append(record.token)
             continue
         at = record.blind_index if version == index.version else make_index(payload.ssn)
         place = Place(domain, data.version, record.token, at)
@@ -93,8 +95,14 @@ def _move_records(tx: Transaction, keys: Keys, meter: EncryptionMeter, row: JobR
         moved.append(MovedRecord(record.token, record.blind_index, at, sealed))
     if rows.move_records(tx, index.version, data.version, moved) != len(moved):
         raise StoreError("records were changed while they were locked: the batch is begun again")
-    row = row._replace(moved=row.moved + len(moved), failed=row.failed + failed)
-    return _walked(keys, domain, row, version, found, limit, lambda left: Progress(left, len(found), finished=True))
+    rows.note_damaged(tx, domain, damaged)
+    row = row._replace(moved=row.moved + len(moved), failed=row.failed + len(damaged))
+
+    def finish(left: JobRow) -> Progress:
+        rows.forget_mended(tx, domain, data.version, index.version)
+        return Progress(left, len(found), finished=True)
+
+    return _walked(keys, domain, row, version, found, limit, finish)
 
 
 def _move_linkage_ids(tx: Transaction, keys: Keys, row: JobRow, limit: int) -> Progress:
@@ -108,11 +116,11 @@ def _move_linkage_ids(tx: Transaction, keys: Keys, row: JobRow, limit: int) -> P
     version, position = _walk_from(keys, domain, row)
     found = rows.walk_records(tx, domain, version, position, limit, lock=False)
     numbers: list[Ssn] = []
-    failed = 0
+    damaged: list[str] = []
     for record in found:
         payload = _opened(keys, domain, record)
         if payload is None:
-            failed += 1
+            damaged.append(record.token)
         else:
             numbers.append(payload.ssn)
     moved = 0
@@ -122,7 +130,8 @@ def _move_linkage_ids(tx: Transaction, keys: Keys, row: JobRow, limit: int) -> P
         old = {make_old(ssn): ssn for ssn in numbers}
         there = rows.find_old_linkage_ids(tx, agreement, active.version, list(old))
         moved += rows.move_linkage_ids(tx, agreement, active.version, {at: make_new(old[at]) for at in there})
-    row = row._replace(moved=row.moved + moved, failed=row.failed + failed)
+    rows.note_damaged(tx, domain, damaged)
+    row = row._replace(moved=row.moved + moved, failed=row.failed + len(damaged))
 
     def finish(left: JobRow) -> Progress:
         if not left.failed:
@@ -139,14 +148,10 @@ def _move_lists(tx: Transaction, keys: Keys, row: JobRow, limit: int) -> Progres
     found = rows.walk_linkage_records(tx, agreement, active.version, row.position.decode(), limit)
     sealed: dict[str, bytes] = {}
     for event_id, version, ciphertext in found:
-        key = keys.of(KeyName(agreement, KeyKind.INDEX, version))
-        if key is None:
-            continue
-        try:
-            lines = open_list(key.secret, agreement, event_id, ciphertext)
-        except DoesNotOpenError:
-            continue
-        sealed[event_id] = seal_list(active.secret, agreement, event_id, lines)
+        lines = _opened_list(keys, agreement, event_id, version, ciphertext)
+        if lines is not None:
+            sealed[event_id] = seal_list(active.secret, agreement, event_id, lines)
+    rows.note_damaged(tx, agreement, [event_id for event_id, _, _ in found if event_id not in sealed])
     if rows.move_linkage_records(tx, active.version, sealed) != len(sealed):
         raise StoreError("another server moved these lists: the batch is begun again")
     row = row._replace(
@@ -155,6 +160,38 @@ def _move_lists(tx: Transaction, keys: Keys, row: JobRow, limit: int) -> Progres
         position=found[-1][0].encode() if found else row.position,
     )
     return Progress(row, len(found), finished=len(found) < limit)
+
+
+def set_aside(tx: Transaction, keys: Keys, scope: str, names: Sequence[str], order_id: str) -> None:
+    """Take rows that do not open out of what keeps a key version in use, and leave their bytes as they are.
+
+    OrderRefusedError when one of them is not there, or opens: it can be re-encrypted, and must not be given up.
+    """
+    lists = scope in keys.state.first_domains
+    if lists:
+        there = rows.lists_of(tx.connection, scope, names)
+        good = [name for name, found in there.items() if _opened_list(keys, scope, name, *found) is not None]
+    else:
+        stored = fetch_payloads(tx, scope, [Token(name) for name in names])
+        old = [OldRecord(token, p.blind_index, p.data_version, p.ciphertext) for token, p in stored.items()]
+        there = {record.token: (record.data_version, record.ciphertext) for record in old}
+        good = [record.token for record in old if _opened(keys, scope, record) is not None]
+    if missing := sorted(set(names) - there.keys()):
+        raise OrderRefusedError(f"there is no such row: {missing[0]}")
+    if good:
+        raise OrderRefusedError(f"this row opens, and is not set aside: {min(good)}")
+    rows.set_aside(tx, scope, names, order_id, lists=lists)
+
+
+def _opened_list(keys: Keys, agreement: str, event_id: str, version: int, ciphertext: bytes) -> str | None:
+    """The lines of a sealed list; None when it does not open."""
+    key = keys.of(KeyName(agreement, KeyKind.INDEX, version))
+    if key is None:
+        return None
+    try:
+        return open_list(key.secret, agreement, event_id, ciphertext)
+    except DoesNotOpenError:
+        return None
 
 
 def _opened(keys: Keys, domain: str, record: OldRecord) -> Payload | None:

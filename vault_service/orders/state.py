@@ -6,10 +6,13 @@
 database stores orders, never the state: editing it can therefore grant nothing (promise 9).
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from vault_service.audit.event import hash_name
+from vault_service.audit.loss import Loss
 from vault_service.errors import MoreSignaturesNeededError, OrderRefusedError, PolicyInvalidError
 from vault_service.keys.names import KeyKind, KeyName
 from vault_service.orders.key_state import (
@@ -29,9 +32,16 @@ from vault_service.policy.file import parse_policy
 from vault_service.policy.model import Policy, Role
 
 APPROVAL_LIFE_MS: Final = 7 * 24 * 3600 * 1000  # from the moment it is in force
+MOST_SET_ASIDE: Final = 1_000  # rows that one order names: more than that is no damage to single rows
 MOST_ROWS_PER_SECOND: Final = 1_000_000  # that a re-encryption may be asked for
 _EMPTY_POLICY: Final = Policy(version=1, domains={})
+_LARGEST: Final = 2**53  # what canonical JSON can hold exactly
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
 _FREEZE_KINDS: Final = ("client", "person", "domain", "all")
+
+
+class _Text:
+    """Marks an argument that is text which a person wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +50,6 @@ class Freeze:
 
     kind: str
     name: str
-    reason: str
     by: str
     since: int
 
@@ -102,6 +111,8 @@ class ControlState:
     denied: frozenset[str] = frozenset()
     last_drill: Drill | None = None
     first_domains: Mapping[str, str] = field(default_factory=dict)  # of every agreement there ever was
+    losses: tuple[Loss, ...] = ()  # of the log, declared
+    last_order: str = ""  # the id of the order at `epoch`
 
     def versions(self, scope: str, kind: KeyKind) -> tuple[KeyVersion, ...]:
         """All versions there ever were, oldest first."""
@@ -133,9 +144,9 @@ class ControlState:
 
 def signatures_needed(order: Order, signers: Signers) -> int:
     """How many different people must sign an order of this kind."""
-    if order.action is Action.APPLY_POLICY:
+    if order.action in (Action.APPLY_POLICY, Action.ACCEPT_LOSS):
         return signers.needed
-    return 2 if order.action in (Action.THAW, Action.APPROVE_BULK, Action.DESTROY_KEY) else 1
+    return 2 if order.action in (Action.THAW, Action.APPROVE_BULK, Action.SET_ASIDE, Action.DESTROY_KEY) else 1
 
 
 def apply(state: ControlState, order: Order, signed_by: Collection[str], signers: Signers, now_ms: int) -> ControlState:
@@ -153,7 +164,9 @@ def apply(state: ControlState, order: Order, signed_by: Collection[str], signers
     if len(set(signed_by)) < signatures_needed(order, signers):
         raise MoreSignaturesNeededError("a second person must sign")
     change = _CHANGES[order.action]
-    return replace(change(state, order, frozenset(signed_by), signers, now_ms), epoch=state.epoch + 1)
+    return replace(
+        change(state, order, frozenset(signed_by), signers, now_ms), epoch=state.epoch + 1, last_order=order.id
+    )
 
 
 def _apply_policy(
@@ -228,8 +241,7 @@ def _destroy_key(
     state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, now: int
 ) -> ControlState:
     _need(state, frozenset({order.actor}), Role.KEY_ADMIN)
-    if sum(_has(state, name, Role.KEY_ADMIN, Role.APPROVER) for name in signed_by) < 2:
-        raise MoreSignaturesNeededError("a second person with a role for this must sign")
+    _need_two(state, signed_by)
     return replace(state, keys=destroyed(state.keys, key_of(order), now))
 
 
@@ -246,9 +258,27 @@ def _reencrypt(
     return replace(state, reencryptions={**state.reencryptions, order.id: asked})
 
 
+def _set_aside(
+    state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, _now: int
+) -> ControlState:
+    """What it changes are rows; whether they open is looked at when it is put in force."""
+    _need(state, frozenset({order.actor}), Role.KEY_ADMIN)
+    _need_two(state, signed_by)
+    scope, rows = _arguments(order, scope=str, rows=list)
+    if not state.versions(scope, KeyKind.INDEX):
+        raise OrderRefusedError("there is no domain or agreement of that name with keys")
+    if (
+        not all(isinstance(row, str) for row in rows)
+        or rows != sorted(set(rows))
+        or not 0 < len(rows) <= MOST_SET_ASIDE
+    ):
+        raise OrderRefusedError(f"the rows must be 1 to {MOST_SET_ASIDE} different names, sorted")
+    return state
+
+
 def _freeze(state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, now: int) -> ControlState:
     _need(state, signed_by, Role.KEY_ADMIN, Role.APPROVER)
-    kind, name, reason = _arguments(order, kind=str, name=str, reason=str)
+    kind, name, _reason = _arguments(order, kind=str, name=str, reason=_Text)
     known: dict[str, Collection[str]] = {
         "client": state.policy.clients,
         "person": state.policy.people,
@@ -258,7 +288,7 @@ def _freeze(state: ControlState, order: Order, signed_by: frozenset[str], _signe
         raise OrderRefusedError("a freeze is of a client, a person, a domain, or all")
     if kind != "all" and name not in known[kind]:
         raise OrderRefusedError(f"the policy has no {kind} of this name, so that nothing would be frozen")
-    freeze = Freeze(kind, name, reason, order.actor, now)
+    freeze = Freeze(kind, name, order.actor, now)
     return _with_freezes(state, {**state.freezes_by_order, order.id: freeze})
 
 
@@ -267,8 +297,7 @@ def _thaw(state: ControlState, order: Order, signed_by: frozenset[str], _signers
     (frozen,) = _arguments(order, freeze=str)
     if frozen not in state.freezes_by_order:
         raise OrderRefusedError("there is no such freeze")
-    if sum(_has(state, name, Role.KEY_ADMIN, Role.APPROVER) for name in signed_by) < 2:
-        raise MoreSignaturesNeededError("a second person with a role for this must sign")
+    _need_two(state, signed_by)
     left = {order_id: freeze for order_id, freeze in state.freezes_by_order.items() if order_id != frozen}
     return _with_freezes(state, left)
 
@@ -282,7 +311,7 @@ def _drill(state: ControlState, order: Order, signed_by: frozenset[str], _signer
 def _approve_bulk(
     state: ControlState, order: Order, signed_by: frozenset[str], _signers: Signers, now: int
 ) -> ControlState:
-    client, purpose_name, tokens, _why = _arguments(order, client=str, purpose=str, tokens=int, justification=str)
+    client, purpose_name, tokens, _why = _arguments(order, client=str, purpose=str, tokens=int, justification=_Text)
     approvers = [name for name in sorted(signed_by - {order.actor}) if _has(state, name, Role.APPROVER)]
     person = state.policy.people.get(order.actor)
     purpose = state.policy.purposes.get(purpose_name)
@@ -304,12 +333,39 @@ def _deny(state: ControlState, order: Order, signed_by: frozenset[str], signers:
     return replace(state, denied=state.denied | {denied}, approvals=left)
 
 
+def _accept_loss(
+    state: ControlState, order: Order, signed_by: frozenset[str], signers: Signers, _now: int
+) -> ControlState:
+    """Whether the log is as the order says is looked at when it is put in force."""
+    if order.actor not in signers.names:
+        raise OrderRefusedError("the actor is not among the policy's signers")
+    if len(signed_by & signers.names) < signers.needed:
+        raise MoreSignaturesNeededError("another of the policy's signers must sign")
+    if order.arguments.get("epoch") != state.epoch:
+        raise OrderRefusedError("orders were decided since this was prepared: prepare it again")
+    return replace(state, losses=(*state.losses, loss_of(order)))
+
+
+def loss_of(order: Order) -> Loss:
+    """The loss that an order declares. OrderRefusedError when it declares none that can be."""
+    numbers = dict.fromkeys(("entries", "lost_entries", "lost_at", "until", "epoch"), int)
+    entries, lost_entries, lost_at, until, _epoch, root, lost_root, _reason = _arguments(
+        order, **numbers, root=str, lost_root=str, reason=_Text
+    )
+    if not 0 <= entries < lost_entries < _LARGEST or not 0 < lost_at <= until < _LARGEST:
+        raise OrderRefusedError("that is no span of entries and times that can be lost")
+    if not all(_HASH.fullmatch(text) for text in (root, lost_root)):
+        raise OrderRefusedError("a root is 64 hexadecimal digits")
+    return Loss(order.id, entries, bytes.fromhex(root), lost_entries, bytes.fromhex(lost_root), lost_at, until)
+
+
 _CHANGES: Final = {
     Action.APPLY_POLICY: _apply_policy,
     Action.CREATE_KEY: _create_key,
     Action.ACTIVATE_KEY: _activate_key,
     Action.REWRAP_KEY: _rewrap_key,
     Action.REENCRYPT: _reencrypt,
+    Action.SET_ASIDE: _set_aside,
     Action.RETIRE_KEY: _retire_key,
     Action.DESTROY_KEY: _destroy_key,
     Action.FREEZE: _freeze,
@@ -317,12 +373,19 @@ _CHANGES: Final = {
     Action.DRILL: _drill,
     Action.APPROVE_BULK: _approve_bulk,
     Action.DENY: _deny,
+    Action.ACCEPT_LOSS: _accept_loss,
 }
 
 
 def key_of(order: Order) -> KeyName:
     """The key version that an order names, where that is all its arguments are."""
     return _key_name(*_arguments(order, scope=str, kind=str, version=int))
+
+
+def named_rows(order: Order) -> tuple[str, list[str]]:
+    """The domain or agreement, and the rows, that an order sets aside."""
+    scope, rows = _arguments(order, scope=str, rows=list)
+    return scope, rows
 
 
 def _key_name(scope: str, kind_name: str, number: int) -> KeyName:
@@ -342,17 +405,29 @@ def _with_freezes(state: ControlState, by_order: Mapping[str, Freeze]) -> Contro
 
 
 def _arguments(order: Order, **fields: type) -> tuple[Any, ...]:
-    """The order's arguments in the order of `fields`; refused unless exactly these, of exactly these types."""
-    if order.arguments.keys() != fields.keys() or any(
-        type(order.arguments[name]) is not kind for name, kind in fields.items()
+    """The order's arguments in the order of `fields`; refused unless exactly these, of exactly these types.
+
+    Of a text the order has the hash, since form 2.
+    """
+    expected = {
+        hash_name(name) if kind is _Text and order.form > 1 else name: str if kind is _Text else kind
+        for name, kind in fields.items()
+    }
+    if order.arguments.keys() != expected.keys() or any(
+        type(order.arguments[name]) is not kind for name, kind in expected.items()
     ):
         raise OrderRefusedError("the order's arguments are not those of its action")
-    return tuple(order.arguments[name] for name in fields)
+    return tuple(order.arguments[name] for name in expected)
 
 
 def _has(state: ControlState, name: str, *roles: Role) -> bool:
     person = state.policy.people.get(name)
     return person is not None and not person.roles.isdisjoint(roles)
+
+
+def _need_two(state: ControlState, signed_by: frozenset[str]) -> None:
+    if sum(_has(state, name, Role.KEY_ADMIN, Role.APPROVER) for name in signed_by) < 2:
+        raise MoreSignaturesNeededError("a second person with a role for this must sign")
 
 
 def _need(state: ControlState, signed_by: frozenset[str], *roles: Role) -> None:

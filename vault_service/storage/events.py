@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from vault_service.storage.engine import Transaction
 from vault_service.storage.tables import disclosure, event, log_pending
+from vault_service.storage.texts import TextRow, insert_event_texts
 
 
 class EventRow(NamedTuple):
@@ -44,8 +45,11 @@ _PENDING: Final = sa.insert(log_pending)
 _DISCLOSURES: Final = sa.insert(disclosure)
 
 
-def append(tx: Transaction, events: Sequence[EventRow], disclosures: Sequence[DisclosureRow]) -> None:
-    """Append events and their disclosure rows; on PostgreSQL they travel with the commit."""
+def append(
+    tx: Transaction, events: Sequence[EventRow], disclosures: Sequence[DisclosureRow], texts: Sequence[TextRow] = ()
+) -> None:
+    """Append events with their disclosure rows and texts; on PostgreSQL they travel with the commit."""
+    insert_event_texts(tx, texts)
     if events:
         if tx.postgresql:
             ids, bodies, hashes = map(list, zip(*events, strict=True))

@@ -1,6 +1,6 @@
 """Orders, their signatures, outcomes, and the log of those in force. Rows in and out; nothing is verified here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from vault_service.storage.engine import Transaction
 from vault_service.storage.tables import admin_order, control, control_log, order_outcome, order_signature
+from vault_service.storage.texts import TextRow, insert_order_texts, texts_of_orders
 
 
 class SignatureRow(NamedTuple):
@@ -36,11 +37,13 @@ class OrderRow:
     outcome: OutcomeRow | None
     position: int | None  # in the log of orders in force
     applied_at: int | None
+    texts: tuple[TextRow, ...] = ()
 
 
-def insert_order(connection: sa.Connection, order_id: str, body: str) -> None:
-    """Ask: put a new order in."""
+def insert_order(connection: sa.Connection, order_id: str, body: str, texts: Sequence[TextRow] = ()) -> None:
+    """Ask: put a new order in, with what a person wrote for it."""
     connection.execute(sa.insert(admin_order), {"id": order_id, "body": body})
+    insert_order_texts(connection, texts)
 
 
 def insert_signature(connection: sa.Connection, order_id: str, row: SignatureRow) -> None:
@@ -69,10 +72,29 @@ def newest_orders(connection: sa.Connection, limit: int) -> list[OrderRow]:
     return sorted(read_orders(connection, list(ids)), key=lambda row: row.id, reverse=True)
 
 
+def all_orders(connection: sa.Connection, page: int = 100) -> Iterator[OrderRow]:
+    """Every order by id, whatever became of it, read a page at a time."""
+    last = ""
+    while rows := newer_orders(connection, last, page):
+        yield from rows
+        last = rows[-1].id
+
+
+def newer_orders(connection: sa.Connection, order_id: str, limit: int) -> list[OrderRow]:
+    """Up to `limit` orders whose id sorts after `order_id`, in that order."""
+    query = sa.select(admin_order.c.id).where(admin_order.c.id > order_id).order_by(admin_order.c.id).limit(limit)
+    return sorted(read_orders(connection, list(connection.execute(query).scalars())), key=lambda row: row.id)
+
+
 def in_force_after(connection: sa.Connection, position: int) -> list[OrderRow]:
     """The orders in force behind `position`, in their order."""
     rows = _rows(connection, control_log.c.position > position)
     return sorted(rows, key=lambda row: row.position or 0)
+
+
+def order_at(connection: sa.Connection, position: int) -> str | None:
+    """The id of the order in force at this position."""
+    return connection.execute(sa.select(control_log.c.order_id).where(control_log.c.position == position)).scalar()
 
 
 def read_epoch(connection: sa.Connection) -> int:
@@ -116,6 +138,7 @@ def _rows(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Orde
     signed = sa.select(order_signature).where(order_signature.c.order_id.in_(list(signatures)))
     for order_id, person, version, signature in connection.execute(signed):
         signatures[order_id].append(SignatureRow(person, version, bytes(signature)))
+    texts = texts_of_orders(connection, list(signatures))
     return [
         OrderRow(
             row.id,
@@ -124,6 +147,7 @@ def _rows(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Orde
             OutcomeRow(row.outcome, row.detail, row.at) if row.outcome else None,
             row.position,
             row.applied_at,
+            tuple(texts.get(row.id, ())),
         )
         for row in found
     ]

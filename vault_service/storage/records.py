@@ -60,14 +60,14 @@ _INSERT: Final = sa.text(
     " VALUES (:token, :domain, :index_version, :blind_index, :data_version, :ciphertext, :destroy_by)"
 )
 _REPLACE_POSTGRESQL: Final = (
-    "UPDATE token_record SET data_version = %(data_version)s, ciphertext = new.ciphertext"
+    "UPDATE token_record SET data_version = %(data_version)s, ciphertext = new.ciphertext, set_aside = NULL"
     " FROM unnest(CAST(%(tokens)s AS text[]), CAST(%(indexes)s AS bytea[]), CAST(%(ciphertexts)s AS bytea[]))"
     " AS new (token, blind_index, ciphertext)"
     " WHERE token_record.token = new.token AND token_record.blind_index = new.blind_index"
     " RETURNING 1"
 )
 _REPLACE: Final = sa.text(
-    "UPDATE token_record SET data_version = :data_version, ciphertext = :ciphertext"
+    "UPDATE token_record SET data_version = :data_version, ciphertext = :ciphertext, set_aside = NULL"
     " WHERE token = :token AND blind_index = :blind_index"
 )
 _LOCK_POSTGRESQL: Final = (

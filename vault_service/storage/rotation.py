@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 
 from vault_service.storage.engine import Transaction
-from vault_service.storage.tables import encryption_count, linkage_id, linkage_record, token_record
+from vault_service.storage.tables import damaged_row, encryption_count, linkage_id, linkage_record, token_record
 from vault_service.tokens import Token
 
 
@@ -34,7 +34,7 @@ class MovedRecord(NamedTuple):
 _WALK_POSTGRESQL: Final = (
     "SELECT token, blind_index, data_version, ciphertext FROM token_record"
     " WHERE domain = %(domain)s AND index_version = %(version)s AND blind_index > %(after)s"
-    " ORDER BY blind_index LIMIT %(limit)s"
+    " AND set_aside IS NULL ORDER BY blind_index LIMIT %(limit)s"
 )
 _MOVE_POSTGRESQL: Final = (
     "UPDATE token_record SET index_version = %(index_version)s, data_version = %(data_version)s,"
@@ -64,6 +64,7 @@ def walk_records(
     query = (
         sa.select(record.token, record.blind_index, record.data_version, record.ciphertext)
         .where(record.domain == domain, record.index_version == index_version, record.blind_index > after)
+        .where(record.set_aside.is_(None))
         .order_by(record.blind_index)
         .limit(limit)
     )
@@ -121,6 +122,7 @@ def walk_linkage_records(
     query = (
         sa.select(table.event_id, table.key_version, table.ciphertext)
         .where(table.agreement == agreement, table.key_version < version, table.event_id > after)
+        .where(table.set_aside.is_(None))
         .order_by(table.event_id)
         .limit(limit)
     )
@@ -140,14 +142,73 @@ def move_linkage_records(tx: Transaction, version: int, sealed: Mapping[str, byt
     return tx.connection.execute(statement, rows).rowcount
 
 
+# Rows that do not open
+
+
+class DamagedRow(NamedTuple):
+    """A row that did not open when a job met it: a token of a domain, or the event of an agreement's list."""
+
+    scope: str
+    name: str
+    found_at: int  # ms
+    set_aside: str | None  # the order
+
+
+_DAMAGED: Final = sa.text(
+    "INSERT INTO damaged_row (scope, name, found_at) VALUES (:scope, :name, :now) ON CONFLICT (scope, name) DO NOTHING"
+)
+
+
+def note_damaged(tx: Transaction, scope: str, names: Sequence[str]) -> None:
+    """These rows of a domain or an agreement do not open."""
+    if names:
+        tx.connection.execute(_DAMAGED, [{"scope": scope, "name": name, "now": tx.now_ms} for name in sorted(names)])
+
+
+def forget_mended(tx: Transaction, scope: str, data_version: int, index_version: int) -> None:
+    """Those that a domain's job met and that are under these versions now, or gone, are damaged no more."""
+    record, found = token_record.c, damaged_row.c
+    behind = sa.or_(record.data_version != data_version, record.index_version != index_version)
+    still = sa.exists().where(record.token == found.name, behind)
+    tx.connection.execute(sa.delete(damaged_row).where(found.scope == scope, found.set_aside.is_(None), ~still))
+
+
+def damaged_rows(connection: sa.Connection) -> list[DamagedRow]:
+    """All of them, those that were set aside as well."""
+    query = sa.select(damaged_row).order_by(damaged_row.c.scope, damaged_row.c.name)
+    return [DamagedRow(*row) for row in connection.execute(query)]
+
+
+def lists_of(connection: sa.Connection, agreement: str, event_ids: Sequence[str]) -> dict[str, tuple[int, bytes]]:
+    """The sealed lists of these events of an agreement: key version and ciphertext."""
+    table = linkage_record.c
+    query = sa.select(table.event_id, table.key_version, table.ciphertext)
+    query = query.where(table.agreement == agreement, table.event_id.in_(list(event_ids)))
+    return {row.event_id: (row.key_version, row.ciphertext) for row in connection.execute(query)}
+
+
+def set_aside(tx: Transaction, scope: str, names: Sequence[str], order_id: str, *, lists: bool) -> None:
+    """Rows of a domain (by token) or lists of an agreement (by event) keep no key version in use any more."""
+    note_damaged(tx, scope, names)
+    for name in sorted(names):
+        if lists:
+            change = sa.update(linkage_record).where(linkage_record.c.event_id == name)
+        else:
+            change = sa.update(token_record).where(token_record.c.token == name)
+        tx.connection.execute(change.values(set_aside=order_id))
+        noted = sa.update(damaged_row).where(damaged_row.c.scope == scope, damaged_row.c.name == name)
+        tx.connection.execute(noted.values(set_aside=order_id))
+
+
 def rows_using(connection: sa.Connection, scope: str, kind: str, version: int) -> bool:
     """Whether any row is under this key version. No new one can be, once the version is no longer active."""
     record, ids, lists = token_record.c, linkage_id.c, linkage_record.c
     column = record.data_version if kind == "data" else record.index_version
-    found = [sa.exists().where(record.domain == scope, column == version)]
+    found = [sa.exists().where(record.domain == scope, column == version, record.set_aside.is_(None))]
     if kind == "index":
         found.append(sa.exists().where(ids.agreement == scope, ids.key_version == version))
-        found.append(sa.exists().where(lists.agreement == scope, lists.key_version == version))
+        there = sa.exists().where(lists.agreement == scope, lists.key_version == version, lists.set_aside.is_(None))
+        found.append(there)
     return bool(connection.execute(sa.select(sa.or_(*found))).scalar_one())
 
 
@@ -156,10 +217,10 @@ def rows_behind(connection: sa.Connection, scope: str, data_version: int, index_
     record, ids, lists = token_record.c, linkage_id.c, linkage_record.c
     behind = sa.or_(record.data_version != data_version, record.index_version != index_version)
     counts = [
-        sa.select(sa.func.count()).where(record.domain == scope, behind).scalar_subquery(),
+        sa.select(sa.func.count()).where(record.domain == scope, behind, record.set_aside.is_(None)).scalar_subquery(),
         sa.select(sa.func.count()).where(ids.agreement == scope, ids.key_version != index_version).scalar_subquery(),
         sa.select(sa.func.count())
-        .where(lists.agreement == scope, lists.key_version != index_version)
+        .where(lists.agreement == scope, lists.key_version != index_version, lists.set_aside.is_(None))
         .scalar_subquery(),
     ]
     return sum(connection.execute(sa.select(*counts)).one())

@@ -35,6 +35,16 @@ order_signature: Final = sa.Table(
     sa.Column("signature", sa.LargeBinary, nullable=False),  # Ed25519 (RFC 8032), 64 bytes
 )
 
+# What people wrote into orders: form 2 carries hashes of these. Append-only; admins insert.
+order_text: Final = sa.Table(
+    "order_text",
+    metadata,
+    sa.Column("order_id", sa.Text, sa.ForeignKey("admin_order.id"), primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("salt", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+)
+
 # Orders in force, densely numbered from 1: the state of policy, keys, freezes and approvals is their fold.
 control_log: Final = sa.Table(
     "control_log",
@@ -64,6 +74,7 @@ token_record: Final = sa.Table(
     sa.Column("data_version", sa.Integer, nullable=False),
     sa.Column("ciphertext", sa.LargeBinary, nullable=False),  # nonce, AES-256-GCM of the payload, tag
     sa.Column("destroy_by", sa.Text, nullable=False),
+    sa.Column("set_aside", sa.Text),  # the order that says: it does not open, and keeps no key version in use
     sa.UniqueConstraint("domain", "index_version", "blind_index", name="one_token_per_number"),
     sa.Index("token_record_by_data_version", "domain", "data_version"),
 )
@@ -93,6 +104,16 @@ job: Final = sa.Table(
     sa.Column("started_at", sa.BigInteger, nullable=False),
     sa.Column("finished_at", sa.BigInteger),
 )
+# Rows that a job met and that did not open: a token of a domain, or the event of an agreement's list. `set_aside` is
+# the order that set the row aside.
+damaged_row: Final = sa.Table(
+    "damaged_row",
+    metadata,
+    sa.Column("scope", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("found_at", sa.BigInteger, nullable=False),
+    sa.Column("set_aside", sa.Text),
+)
 # Encryptions under each data key, counted ahead in blocks: never less than there were.
 encryption_count: Final = sa.Table(
     "encryption_count",
@@ -121,6 +142,16 @@ disclosure: Final = sa.Table(
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("salt", sa.Text, nullable=False),  # hides the row from who sees only its hash
     sa.Index("disclosure_by_token", "token"),
+)
+
+# What people wrote into calls: events of form 3 carry hashes of these. Append-only.
+event_text: Final = sa.Table(
+    "event_text",
+    metadata,
+    sa.Column("event_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("salt", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
 )
 
 # The Merkle log over the events (RFC 6962, section 2.1). An event's id waits in `log_pending`, put there by the
@@ -215,6 +246,7 @@ linkage_record: Final = sa.Table(
     sa.Column("agreement", sa.Text, nullable=False),
     sa.Column("key_version", sa.Integer, nullable=False),
     sa.Column("ciphertext", sa.LargeBinary, nullable=False),
+    sa.Column("set_aside", sa.Text),  # as in token_record
     sa.Index("linkage_record_by_version", "agreement", "key_version"),
 )
 
@@ -223,7 +255,9 @@ APPEND_ONLY: Final = (
     "order_signature",
     "control_log",
     "order_outcome",
+    "order_text",
     "event",
+    "event_text",
     "disclosure",
     "log_leaf",
     "log_node",

@@ -105,7 +105,7 @@ def test_an_event_carries_its_facts_and_the_root_over_its_disclosure_rows() -> N
         "at": 1_900_000_000_000,
         "client": "sis",
         "disclosures": 2,
-        "form": 2,
+        "form": 3,
         "id": event_id,
         "kind": "detokenize",
         "root": sha256(b"\x01" + _leaf(recorded.disclosures[0]) + _leaf(recorded.disclosures[1])).hexdigest(),
@@ -113,6 +113,37 @@ def test_an_event_carries_its_facts_and_the_root_over_its_disclosure_rows() -> N
     assert recorded.event.body.encode() == rfc8785.dumps(json.loads(recorded.event.body))
     assert recorded.event.hash == sha256(recorded.event.body.encode()).digest()
     assert recorded.event.id == event_id
+
+
+def test_a_text_is_kept_beside_the_event_which_carries_its_salted_hash() -> None:
+    first, second = (record("e", "detokenize", 1, {}, (), {"justification": "a transcript"}) for _ in range(2))
+    (row,) = first.texts
+    assert (row.of, row.name, row.text) == ("e", "justification", "a transcript")
+    assert re.fullmatch(r"[0-9a-f]{32}", row.salt)
+    assert "transcript" not in first.event.body
+    body = json.loads(first.event.body)
+    assert body["justification_sha256"] == sha256(rfc8785.dumps(row._asdict())).hexdigest()
+    assert body["justification_sha256"] != json.loads(second.event.body)["justification_sha256"]
+
+
+@pytest.mark.parametrize("name", ["client", "person", "request_id", "purpose", "action", "actor"])
+def test_nothing_that_looks_like_a_number_is_recorded_wherever_it_came_from(name: str) -> None:
+    for text in ("900-12-3456", "see 900%2D12%2D3456"):
+        body = record("e", "detokenize", 1, {name: text, "signed_by": ["a", text]}).event.body
+        assert (json.loads(body)[name], json.loads(body)["signed_by"]) == ("invalid", ["a", "invalid"])
+        with pytest.raises(ValueError, match=f"^{name} holds") as caught:
+            record("e", "detokenize", 1, {}, (), {name: text})
+        assert "12" not in str(caught.value)
+
+
+def test_the_random_names_of_things_are_recorded_as_they_are() -> None:
+    facts = {
+        "certificate": "4a" + "912345678" * 3,
+        "order": "912345678",
+        "of": "912345678",
+        "asked_sha256": "912345678",
+    }
+    assert json.loads(record("e", "detokenize", 1, facts).event.body).items() >= facts.items()
 
 
 def test_a_disclosure_row_stands_in_the_order_asked_with_a_salt_of_its_own() -> None:

@@ -43,6 +43,7 @@ def test_a_record_with_anything_in_a_fields_place_is_found(data: st.DataObject) 
     place, value = data.draw(st.sampled_from(_places(records[number]))), data.draw(_JSON)
     # What an export says of its own making cannot be held against anything.
     assume((number or place[0] == "bundle") and place != ("end",))
+    assume((place, value) != (("texts",), []))  # a text may be removed
     inside: Any = records[number]
     for key in place[:-1]:
         inside = inside[key]
@@ -159,7 +160,7 @@ def test_an_export_that_goes_on_after_its_end_is_found() -> None:
 
 def test_an_export_of_another_form_is_found() -> None:
     records = BOOK.records()
-    records[0]["bundle"] = "ssn-vault-audit 2"
+    records[0]["bundle"] = "ssn-vault-audit 3"
     (finding,) = wrong(verified(records, BOOK.key))
     assert finding.where == "the export"
 

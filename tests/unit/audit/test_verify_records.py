@@ -13,6 +13,7 @@ import pytest
 from tests.support.auditlog import Book, Records, WitnessKey, checkpoint_at, entry_at
 from tests.support.verifying import only, sealed_book, verified, wrong
 from vault_service.audit.verify import SILENCE_MS, Finding, canonical, leaf_hash
+from vault_service.orders.order import Action, new_order
 
 WITNESS = WitnessKey()
 
@@ -302,3 +303,84 @@ def test_another_number_at_the_end_is_found(book: Book, field: str) -> None:
     records = book.records()
     records[-1][field] += 1
     assert only(verified(records, book.key)).where == "the export"
+
+
+# Texts
+
+
+def test_a_text_that_was_removed_is_told_as_gone_and_is_not_wrong(book: Book) -> None:
+    records = book.records()
+    entry_at(records, 3)["texts"] = []
+    report = verified(records, book.key)
+    assert wrong(report) == []
+    assert report.gone == 1
+    assert [note for note in report.notes if "gone" in note] == [
+        f"{named(records, 3)}: its justification is gone; what it was is not known any more, that it was is"
+    ]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_text_that_is_not_what_was_recorded_is_found(book: Book, place: int) -> None:
+    records = book.records()
+    entry_at(records, 3)["texts"][0][place] += "0"
+    (finding,) = wrong(verified(records, book.key))
+    assert finding.where == named(records, 3)
+    assert "is not the text that was recorded" in finding.what
+
+
+def test_another_events_text_is_found(book: Book) -> None:
+    records = book.records()
+    entry_at(records, 3)["texts"] = entry_at(records, 4)["texts"]
+    assert at(wrong(verified(records, book.key)), named(records, 3)) == (
+        "its justification is not the text that was recorded"
+    )
+
+
+# Orders
+
+
+def order_record(book: Book, outcome: str = "done") -> dict[str, Any]:
+    """An order that was decided, with its event as the log's last entry; its record."""
+    order = new_order(Action.FREEZE, "key-admin-a", {"kind": "all", "name": "", "reason": "stolen laptop"}, book.now)
+    made = book.event(kind="order")
+    body = json.loads(made["event"]) | {
+        "order": order.id,
+        "order_sha256": sha256(order.body.encode()).hexdigest(),
+        "outcome": outcome,
+    }
+    made["event"] = canonical(body)
+    made["hash"] = sha256(made["event"].encode()).hexdigest()
+    leaf = leaf_hash(made["event"].encode())
+    book.stored.append([leaf])
+    book.items.append({"entry": 12, "leaf": leaf.hex(), **made})
+    book.seal()
+    return {"order": order.id, "body": order.body, "texts": [list(row[1:]) for row in order.texts]}
+
+
+def with_order(book: Book, *orders: dict[str, Any]) -> Records:
+    *records, end = book.records()
+    return [*records, *orders, end]
+
+
+def test_orders_are_held_against_what_was_decided(book: Book) -> None:
+    order = order_record(book)
+    assert wrong(verified(with_order(book, order), book.key)) == []
+    (gone,) = wrong(verified(with_order(book), book.key))
+    assert gone == (f"order {order['order']}", "the record says that it was decided, but it is gone")
+    (changed,) = wrong(verified(with_order(book, {**order, "body": order["body"].replace("all", "alL")}), book.key))
+    assert changed == (f"order {order['order']}", "it is not the order that was decided")
+
+
+def test_a_reason_is_checked_where_it_is_and_told_as_gone_where_it_is_not(book: Book) -> None:
+    order = order_record(book)
+    report = verified(with_order(book, {**order, "texts": []}), book.key)
+    assert (wrong(report), report.gone) == ([], 1)
+    ((name, salt, _),) = order["texts"]
+    (found,) = wrong(verified(with_order(book, {**order, "texts": [[name, salt, "lost laptop"]]}), book.key))
+    assert found == (f"order {order['order']}", "its reason is not the text that was recorded")
+
+
+def test_of_what_waits_or_was_refused_nothing_is_asked(book: Book) -> None:
+    order = {**order_record(book, "refused"), "texts": [["reason", "", "another"]]}
+    junk = {"order": "1", "body": "junk", "texts": [["reason", "", "x"]]}
+    assert wrong(verified(with_order(book, order, junk), book.key)) == []

@@ -10,9 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.samples import NOW
+from vault_service.audit.event import text_hash
 from vault_service.errors import OrderRefusedError
-from vault_service.orders.order import LIFE_MS, Action, Order, new_order, parse_order, signature_holds
+from vault_service.orders.order import (
+    LIFE_MS,
+    Action,
+    Order,
+    check_new,
+    new_order,
+    parse_order,
+    signature_holds,
+    text_of,
+)
 from vault_service.storage.orders import SignatureRow
+from vault_service.storage.texts import TextRow
 
 FREEZE = {"kind": "all", "name": "", "reason": "drill"}
 
@@ -33,12 +44,14 @@ def test_a_new_order_is_canonical_and_lives_for_a_day() -> None:
     order = new_order(Action.FREEZE, "key-admin-a", FREEZE, NOW)
     fields = json.loads(order.body)
     assert order.body == _canonical(fields)
+    (text,) = order.texts
+    assert (text.of, text.name, text.text) == (order.id, "reason", "drill")
     assert fields == {
-        "form": 1,
+        "form": 2,
         "id": order.id,
         "action": "incident.freeze",
         "actor": "key-admin-a",
-        "arguments": FREEZE,
+        "arguments": {"kind": "all", "name": "", "reason_sha256": text_hash(text)},
         "issued": NOW,
         "expires": NOW + 24 * 3600 * 1000,
     }
@@ -48,6 +61,44 @@ def test_a_new_order_is_canonical_and_lives_for_a_day() -> None:
 def test_an_order_parses_to_itself() -> None:
     order = new_order(Action.FREEZE, "key-admin-a", {**FREEZE, "reason": "Verdacht: \u00fcbergriffe \U0001f512"}, NOW)
     assert parse_order(order.body) == order
+
+
+def test_what_a_person_wrote_is_beside_the_order_and_can_be_gone() -> None:
+    order = new_order(Action.FREEZE, "key-admin-a", {**FREEZE, "reason": "stolen laptop"}, NOW)
+    assert "laptop" not in order.body
+    parsed = parse_order(order.body)
+    assert text_of(parsed, "reason", order.texts) == "stolen laptop"
+    assert text_of(parsed, "reason", []) is None
+    (row,) = order.texts
+    for other in (row._replace(text="lost laptop"), row._replace(salt="00" * 16), row._replace(of="another")):
+        assert text_of(parsed, "reason", [other]) is None
+
+
+def test_an_order_of_form_1_has_its_text_in_its_body() -> None:
+    old = parse_order(_canonical(_order(form=1, arguments=FREEZE)))
+    assert text_of(old, "reason", []) == "drill"
+
+
+def test_a_new_order_is_decided_only_with_the_texts_that_were_signed() -> None:
+    order = new_order(Action.FREEZE, "key-admin-a", FREEZE, NOW)
+    (row,) = order.texts
+    check_new(order, order.texts)
+    for rows in ([], [row, row._replace(name="justification")], [row._replace(text="drilL")]):
+        with pytest.raises(OrderRefusedError, match=r"text|reason"):
+            check_new(order, rows)
+    with pytest.raises(OrderRefusedError, match="older form"):
+        check_new(parse_order(_canonical(_order(form=1, arguments=FREEZE))), [])
+
+
+@pytest.mark.parametrize("text", ["900-12-3456", "two\nlines", "x" * 501, "\u202egnisrever"])
+def test_a_text_that_may_not_be_recorded_is_refused_also_when_it_was_signed(text: str) -> None:
+    order_id = new_order(Action.FREEZE, "key-admin-a", FREEZE, NOW).id
+    row = TextRow(order_id, "reason", "00" * 16, text)
+    arguments = {"kind": "all", "name": "", "reason_sha256": text_hash(row)}
+    forged = parse_order(_canonical(_order(id=order_id, arguments=arguments)))
+    assert text_of(forged, "reason", [row]) == text
+    with pytest.raises(OrderRefusedError, match="no text that may be recorded"):
+        check_new(forged, [row])
 
 
 def test_no_two_orders_share_an_id() -> None:
@@ -63,9 +114,9 @@ def test_no_two_orders_share_an_id() -> None:
         lambda fields: json.dumps(dict(reversed(fields.items())), separators=(",", ":")),
         lambda fields: _canonical(fields) + "\n",
         lambda fields: " " + _canonical(fields),
-        lambda fields: _canonical(fields).replace("drill", "dr\\u0069ll"),
-        lambda fields: _canonical(fields).replace('"form":1', '"form":1.0'),
-        lambda fields: _canonical(fields).replace('"form":1', '"form":1,"form":1'),
+        lambda fields: _canonical(fields).replace("freeze", "fr\\u0065eze"),
+        lambda fields: _canonical(fields).replace('"form":2', '"form":2.0'),
+        lambda fields: _canonical(fields).replace('"form":2', '"form":2,"form":2'),
         lambda fields: _canonical(fields).replace(str(NOW), f"{NOW}.0"),
         lambda fields: _canonical(fields)[:-1],
     ],
@@ -78,7 +129,8 @@ def test_the_same_order_spelled_otherwise_is_refused(spelling: Any) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"form": 2},
+        {"form": 0},
+        {"form": 3},
         {"form": True},
         {"form": "1"},
         {"id": "01890a5d"},
@@ -204,7 +256,7 @@ def test_a_signature_does_not_hold_for_another_order(order: Order, key: Ed25519P
 
 def test_a_changed_byte_of_the_order_breaks_the_signature(order: Order, key: Ed25519PrivateKey) -> None:
     row = _signed(order, key)
-    for before, after in (("drill", "drilL"), ("key-admin-a", "key-admin-b"), (str(NOW), str(NOW + 1))):
+    for before, after in (('"all"', '"alL"'), ("key-admin-a", "key-admin-b"), (str(NOW), str(NOW + 1))):
         changed = parse_order(order.body.replace(before, after, 1))
         assert changed.body != order.body
         assert not signature_holds(changed, row, {1: _raw(key)})

@@ -20,7 +20,8 @@ from tests.unit.samples import (
     with_key,
     with_policy,
 )
-from vault_service.errors import OrderRefusedError
+from vault_service.audit.loss import Loss, parse_loss
+from vault_service.errors import MoreSignaturesNeededError, OrderRefusedError
 from vault_service.orders.key_state import Stage
 from vault_service.orders.order import CLOCK_SKEW_MS, LIFE_MS, Action, new_order
 from vault_service.orders.state import ControlState, apply, signatures_needed
@@ -86,6 +87,8 @@ def test_the_grave_ones_need_two() -> None:
         Action.THAW: 2,
         Action.APPROVE_BULK: 2,
         Action.DESTROY_KEY: 2,
+        Action.SET_ASIDE: 2,
+        Action.ACCEPT_LOSS: 2,
         Action.CREATE_KEY: 1,
         Action.ACTIVATE_KEY: 1,
         Action.REWRAP_KEY: 1,
@@ -97,7 +100,10 @@ def test_the_grave_ones_need_two() -> None:
     }
 
 
-@pytest.mark.parametrize("action", [Action.APPLY_POLICY, Action.THAW, Action.APPROVE_BULK, Action.DESTROY_KEY])
+@pytest.mark.parametrize(
+    "action",
+    [action for action in Action if signatures_needed(new_order(action, "a", {}, NOW), SIGNERS) == 2],
+)
 def test_one_person_who_signs_twice_is_one(action: Action) -> None:
     with pytest.raises(OrderRefusedError, match="second person"):
         ordered(sample_state(), action, {}, ["signer-a", "signer-a"])
@@ -151,6 +157,69 @@ def test_who_has_no_role_denies_nothing(by: str) -> None:
 DAY = 24 * 3600 * 1000
 
 
+# Losses
+
+LOSS = {
+    "entries": 10,
+    "root": "0a" * 32,
+    "lost_entries": 20,
+    "lost_root": "0b" * 32,
+    "lost_at": NOW - 5000,
+    "until": NOW,
+    "epoch": 1,
+    "reason": "failover to a standby that was behind",
+}
+
+
+def test_a_loss_is_accepted_by_the_policys_signers_and_names_what_is_left_and_what_is_gone() -> None:
+    state, order = ordered(sample_state(), Action.ACCEPT_LOSS, LOSS, TWO_SIGNERS)
+    assert state.losses == (Loss(order.id, 10, b"\x0a" * 32, 20, b"\x0b" * 32, NOW - 5000, NOW),)
+    assert (state.epoch, state.last_order) == (2, order.id)
+    with pytest.raises(MoreSignaturesNeededError):
+        ordered(sample_state(), Action.ACCEPT_LOSS, LOSS, ["signer-a", "key-admin-a"])
+    with pytest.raises(OrderRefusedError, match="signers"):
+        ordered(sample_state(), Action.ACCEPT_LOSS, LOSS, ["key-admin-a", "signer-a", "signer-b"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epoch": 0},
+        {"epoch": 2},
+        {"entries": -1},
+        {"entries": 20},
+        {"lost_entries": 2**53},
+        {"lost_at": 0},
+        {"until": NOW - 6000},
+        {"root": "0A" * 32},
+        {"lost_root": "0b" * 31},
+        {"entries": True},
+    ],
+)
+def test_a_loss_of_another_log_or_of_nothing_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(OrderRefusedError):
+        ordered(sample_state(), Action.ACCEPT_LOSS, {**LOSS, **changes}, TWO_SIGNERS)
+
+
+@pytest.mark.parametrize(
+    ("size", "root", "at", "expected"),
+    [
+        (10, b"x" * 32, NOW - 9000, False),
+        (11, b"x" * 32, NOW - 9000, True),
+        (20, b"\x0b" * 32, NOW - 5000, True),
+        (20, b"x" * 32, NOW - 5000, False),
+        (20, b"\x0b" * 32, NOW - 4999, False),
+        (21, b"\x0b" * 32, NOW - 9000, False),
+    ],
+)
+def test_a_loss_covers_what_was_signed_over_what_is_gone_and_nothing_else(
+    size: int, root: bytes, at: int, expected: bool
+) -> None:
+    (loss,) = ordered(sample_state(), Action.ACCEPT_LOSS, LOSS, TWO_SIGNERS)[0].losses
+    assert loss.covers(size, root, at) is expected
+    assert parse_loss(loss.line).covers(size, root, at) is expected
+
+
 # One person alone
 
 _PEOPLE = st.sampled_from(["signer-a", "key-admin-a", "records-officer", "tax-clerk", "auditor", "nobody"])
@@ -185,10 +254,12 @@ _ANY_ARGUMENTS: dict[Action, st.SearchStrategy[dict[str, Any]]] = {
             "client": st.sampled_from(["sis", "financial-aid"]),
             "purpose": st.just("tax-reporting"),
             "tokens": st.integers(1, 200),
-            "justification": st.just("x"),
+            "justification": st.just("the year's end"),
         }
     ),
     Action.DENY: st.just({"order_id": "x"}),
+    Action.SET_ASIDE: st.fixed_dictionaries({"scope": _ANY_KEY["scope"], "rows": st.just(["k12_A"])}),
+    Action.ACCEPT_LOSS: st.builds(dict, st.just(LOSS), epoch=st.integers(0, 3)),
 }
 _STEPS = st.sampled_from(list(Action)).flatmap(
     lambda action: st.tuples(st.just(action), _ANY_ARGUMENTS[action], st.integers(-2 * DAY, 2 * DAY))
@@ -213,6 +284,7 @@ def test_no_orders_of_one_person_change_the_policy_or_approve_or_thaw_or_destroy
     assert state.policy is start.policy
     assert (state.policy_text, state.policy_version) == (start.policy_text, start.policy_version)
     assert not state.approvals
+    assert not state.losses
     assert not any(v.stage is Stage.DESTROYED for versions in state.keys.values() for v in versions)
 
 
