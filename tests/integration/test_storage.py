@@ -158,10 +158,35 @@ def test_a_remote_database_without_verified_tls_is_refused() -> None:
         "postgresql://vault@db.example.org/vault",
         "postgresql://vault@db.example.org/vault?sslmode=require",
         "postgresql://vault@/vault?host=db.example.org",
+        "postgresql://vault@/vault?host=db.example.org:5432",
+        "postgresql://vault@/vault?host=127.0.0.1:5432&host=db.example.org:5432",
+        "postgresql://vault@/vault?host=localhost,db.example.org&port=5432,5432",
+        "postgresql://vault@localhost/vault?host=db.example.org",
+        "postgresql://vault@localhost/vault?hostaddr=192.0.2.1",
+        "postgresql://vault@localhost/vault?service=elsewhere",
+        "postgresql://vault@db.example.org/vault?sslmode=verify-full&sslmode=disable",
     ):
         with pytest.raises(StoreError, match="verify-full"):
             open_store(sa.make_url(url))
-    open_store(sa.make_url("postgresql://vault@db.example.org/vault?sslmode=verify-full")).close()
+    for url in (
+        "postgresql://vault@db.example.org/vault?sslmode=verify-full",
+        "postgresql://vault@/vault?host=db1.example.org:5432&host=db2.example.org:5432&sslmode=verify-full",
+        "postgresql://vault@/vault?host=127.0.0.1:5432&host=localhost:5433&host=/run/postgresql",
+        "postgresql://vault@/vault?host=::1",
+    ):
+        open_store(sa.make_url(url)).close()
+
+
+def test_libpqs_variables_lead_to_no_remote_database_without_verified_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, url in (
+        ("PGHOST", "postgresql://vault@/vault"),
+        ("PGHOSTADDR", "postgresql://vault@localhost/vault"),
+        ("PGSERVICE", "postgresql://vault@localhost/vault"),
+    ):
+        with monkeypatch.context() as context:
+            context.setenv(name, "192.0.2.1")
+            with pytest.raises(StoreError, match="verify-full"):
+                open_store(sa.make_url(url))
 
 
 def test_other_databases_and_databases_in_memory_are_refused() -> None:
