@@ -19,8 +19,10 @@ _LOCK_SECONDS: Final = 10  # how long anything waits for a lock
 READ_ONLY: Final = "25006"  # SQLSTATE read_only_sql_transaction: the statement did nothing
 _CONNECT_SECONDS: Final = 3  # for each server of the URL
 _LOCAL_HOSTS: Final = frozenset({"", "localhost", "127.0.0.1", "::1", "[::1]"})
+# Who may create in a schema of the path could put an operator there that fits better than PostgreSQL's own; so the
+# path is ours, whatever database and role say, and parameters have exactly the types of their columns.
 _SESSION: Final = (
-    "-c synchronous_commit=on -c statement_timeout=30000"
+    "-c search_path=pg_catalog,public,pg_temp -c synchronous_commit=on -c statement_timeout=30000"
     f" -c lock_timeout={_LOCK_SECONDS}s -c timezone=UTC -c idle_in_transaction_session_timeout=60000"
 )
 # SQLSTATE of what ends a connection, or says that its server is not, or no longer, the one to write to:
@@ -29,6 +31,12 @@ _GIVEN_UP: Final = frozenset({READ_ONLY, "25P03", "25P04", "57P01", "57P02", "57
 
 Credentials = Callable[[str | None], tuple[str, str]]  # the user that was refused, or None -> user, password
 Driver = psycopg.Connection[Any]
+
+
+class _Text(sa.Text):
+    """A text parameter. SQLAlchemy makes it a VARCHAR, for which PostgreSQL has no operators: another's would fit."""
+
+    render_bind_cast = True
 
 
 class Watch:
@@ -83,6 +91,7 @@ def postgresql_engine(
             "tcp_user_timeout": 10_000,
         },
     )
+    engine.dialect.colspecs = {**engine.dialect.colspecs, sa.String: _Text}
 
     @sa.event.listens_for(engine, "do_connect")
     def _connect(

@@ -22,9 +22,12 @@ _LOCK_KEY: Final = 0x55_4E_56_31  # of the advisory lock between calls and chang
 _LARGEST_PIPELINE: Final = 150_000  # characters or bytes of values; a character has at most four bytes
 _READ_ONLY: Final = "ssn_vault_read_only"  # execution option of connections that only look
 
-_SHARED_LOCK: Final = f"SELECT pg_advisory_xact_lock_shared({_LOCK_KEY})"
-_EXCLUSIVE_LOCK: Final = f"SELECT pg_advisory_xact_lock({_LOCK_KEY})"
-_NOW: Final = "CAST(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000 AS bigint)"
+# Names and types that PostgreSQL has exactly so: nothing else in the search path can fit better.
+_SHARED_LOCK: Final = f"SELECT pg_catalog.pg_advisory_xact_lock_shared({_LOCK_KEY}::bigint)"
+_EXCLUSIVE_LOCK: Final = f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK_KEY}::bigint)"
+_NOW: Final = (
+    "CAST(extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) CAST(1000 AS numeric) AS bigint)"
+)
 _NOW_SQLITE: Final = "CAST((julianday('now') - 2440587.5) * 86400000 AS integer)"
 _CLOCK: Final = f"SELECT {_NOW}"
 _CLOCK_SQLITE: Final = f"SELECT {_NOW_SQLITE}"
