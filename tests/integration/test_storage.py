@@ -24,6 +24,7 @@ from vault_service.storage.records import (
     look_up,
     replace_payloads,
 )
+from vault_service.storage.rotation import rows_using
 from vault_service.storage.schema import check_schema, migrate
 from vault_service.storage.tables import APPEND_ONLY, metadata
 from vault_service.tokens import Token, TokenFormat, draw_token
@@ -205,3 +206,31 @@ def test_a_transaction_with_megabytes_of_values_commits(store: Store) -> None:
     with store.reading() as connection:
         count = connection.execute(sa.text("SELECT count(*) FROM event WHERE id LIKE 'large-%'")).scalar_one()
     assert count == len(events)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        (
+            "data",
+            "INSERT INTO token_record VALUES ('T', 'scope', 1, CAST('i' AS {bytes}), 2, CAST('c' AS {bytes}), '')",
+        ),
+        (
+            "index",
+            "INSERT INTO token_record VALUES ('T', 'scope', 2, CAST('i' AS {bytes}), 1, CAST('c' AS {bytes}), '')",
+        ),
+        ("index", "INSERT INTO linkage_id VALUES ('scope', 2, CAST('i' AS {bytes}), 'linked')"),
+        ("index", "INSERT INTO linkage_record VALUES ('event', 'scope', 2, CAST('c' AS {bytes}))"),
+    ],
+)
+def test_a_key_version_is_in_use_while_any_kind_of_row_is_under_it(store: Store, kind: str, row: str) -> None:
+    """A version that nothing uses is retired and destroyed: what was forgotten here would never open again."""
+    with store.transaction() as tx:
+        append(tx, [EventRow("event", "{}", bytes(32))], [])
+    with store.engine.begin() as connection:
+        assert not rows_using(connection, "scope", kind, 2)
+        connection.exec_driver_sql(row.format(bytes="bytea" if store.postgresql else "BLOB"))
+        assert rows_using(connection, "scope", kind, 2)
+        for scope, other, version in (("scope", kind, 3), ("another", kind, 2)):
+            assert not rows_using(connection, scope, other, version)
+        assert not rows_using(connection, "scope", "index" if kind == "data" else "data", 2)
