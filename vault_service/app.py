@@ -46,6 +46,7 @@ from vault_service.orders.state import Signers
 from vault_service.process import log_as_json, refuse_dumps, run_without_preemption
 from vault_service.storage.engine import Store, check_durability, describe, open_store
 from vault_service.storage.orders import read_epoch
+from vault_service.storage.rights import check_rights
 from vault_service.storage.schema import check_schema
 
 _HEALTH_SECONDS: Final = 0.5  # between two looks at store and keys
@@ -243,6 +244,7 @@ def _checked_store(settings: Settings, login: DatabaseLogin | None) -> Store:
         if login is not None:
             login.start()
         check_schema(store)
+        check_rights(store)
         check_durability(store)
     except sa.exc.SQLAlchemyError as error:
         raise StoreError(f"the database cannot be used: {describe(error)}") from None

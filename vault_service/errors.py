@@ -41,7 +41,9 @@ class _Answer:
 ANSWERS: Final[dict[Reason, _Answer]] = {
     Reason.FIELD_INVALID: _Answer("INVALID_ARGUMENT", "A field is missing or has the wrong form."),
     Reason.BATCH_TOO_LARGE: _Answer("INVALID_ARGUMENT", "More items than one call may carry."),
-    Reason.BATCH_TOO_SMALL: _Answer("INVALID_ARGUMENT", "Fewer items than the agreement asks for."),
+    Reason.BATCH_TOO_SMALL: _Answer(
+        "INVALID_ARGUMENT", "Fewer different tokens that exist than the agreement asks for."
+    ),
     Reason.PERSON_REQUIRED: _Answer("UNAUTHENTICATED", "The purpose needs a person's token."),
     Reason.PERSON_INVALID: _Answer("UNAUTHENTICATED", "The person's token is not valid for this client."),
     Reason.NOT_PERMITTED: _Answer("PERMISSION_DENIED", "Not permitted."),

@@ -11,8 +11,10 @@ import pytest
 from ssn_vault_client import FrozenError, NotPermittedError, Ssn, SsnVaultError, TokenizeItem
 from tests.conftest import new_database_url
 from tests.support.commands import REFUSED, parsed, ssn_vault, succeeds
+from tests.support.servers import until
 from tests.support.stack import JUSTIFICATION, ServerProcess, Stack
 from vault_service.cli.key_work import KeyWork
+from vault_service.config import load_settings
 from vault_service.keys.names import KeyKind
 from vault_service.orders.order import Action
 from vault_service.storage.engine import Store, open_store
@@ -72,6 +74,27 @@ def test_running_calls_hold_off_a_change_of_control(store: Store) -> None:
         assert not changed.wait(0.5)
     thread.join(20)
     assert changed.is_set()
+
+
+@pytest.mark.parametrize("database", ["postgresql"], scope="function")
+def test_an_order_waits_for_running_calls_before_it_is_in_force(own: Stack) -> None:
+    """As long as a call's transaction is open, nobody is told that a freeze holds: the call may still commit."""
+    calls = open_store(load_settings(own.home.config_file).database.full_url())
+    waiting = (
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND database ="
+        " (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    decided = "SELECT count(*) FROM order_outcome WHERE order_id = :id"
+    arguments = {"kind": "client", "name": "sis", "reason": "a test"}
+    with own.admin("key-admin-a") as one:
+        with calls.transaction():
+            order = one.ask(Action.FREEZE, arguments)
+            until(lambda: own.query(waiting) != [(0,)] or own.query(decided, id=order.id) != [(0,)])
+            assert own.query(decided, id=order.id) == [(0,)]
+        outcome = one.wait(order)
+    assert outcome is not None
+    assert outcome.outcome == "done"
+    calls.close()
 
 
 class Callers:

@@ -23,7 +23,7 @@ from ssn_vault_client import Profile
 from ssnvault.v1 import ssn_vault_pb2 as pb
 from tests.conftest import new_database_url
 from tests.support.authority import Authority
-from tests.support.postgres import postgres_server
+from tests.support.postgres import postgres_server, server_url
 from tests.support.servers import (
     another_server,
     http,
@@ -361,7 +361,7 @@ def test_unsafe_durability_is_not_served(tmp_path: Path) -> None:
         url = postgres.new_database()
         store = open_store(sa.make_url(url))
         migrate(store)
-        config = write_config(tmp_path, url)
+        config = write_config(tmp_path, server_url(url))
         assert "certificate file" in serve(config)[1]  # the database is no reason
         with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
 

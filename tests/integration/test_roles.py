@@ -12,7 +12,8 @@ from vault_service.storage.schema import migrate
 from vault_service.storage.tables import APPEND_ONLY, metadata
 
 ADMIN, SERVER, AUDITOR = "ssn_vault_admin", "ssn_vault_server", "ssn_vault_auditor"
-VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
+ROLES = (ADMIN, SERVER, AUDITOR)
+VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN")
 EVERYTHING = frozenset({*metadata.tables, "key_usage", "alembic_version"})
 
 STATUS = frozenset(
@@ -137,6 +138,58 @@ def test_a_role_has_exactly_its_rights(postgresql: sa.Engine, role: str) -> None
     assert found == {verb: ALLOWED[role].get(verb, frozenset()) for verb in VERBS}
 
 
+# What a role may do beyond tables. CONNECT and TEMPORARY are PUBLIC's: whoever has a login is told of in pg_hba.conf,
+# and a temporary table hides none of ours (test_search_path).
+BEYOND_TABLES = {
+    ("schema public", "USAGE"),
+    ("database", "CONNECT"),
+    ("database", "TEMPORARY"),
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_may_do_nothing_beyond_its_tables(postgresql: sa.Engine, role: str) -> None:
+    with postgresql.connect() as connection:
+        found = connection.execute(
+            sa.text(
+                "SELECT 'schema ' || nspname, verb FROM pg_namespace, unnest(ARRAY['USAGE', 'CREATE']) AS verb"
+                " WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+                " AND has_schema_privilege(:role, oid, verb)"
+                " UNION ALL SELECT 'database', verb FROM unnest(ARRAY['CONNECT', 'TEMPORARY', 'CREATE']) AS verb"
+                " WHERE has_database_privilege(:role, current_database(), verb)"
+                " UNION ALL SELECT 'function ' || proname, 'EXECUTE' FROM pg_proc"
+                " WHERE pronamespace = 'public'::regnamespace AND has_function_privilege(:role, oid, 'EXECUTE')"
+                " UNION ALL SELECT 'sequence ' || relname, 'any' FROM pg_class WHERE relkind = 'S'"
+                " UNION ALL SELECT 'member of ' || roleid::regrole, 'SET' FROM pg_auth_members"
+                " WHERE member = CAST(:role AS regrole)"
+                " UNION ALL SELECT 'parameter ' || parname, 'any' FROM pg_parameter_acl"
+                " UNION ALL SELECT 'default rights', defaclobjtype::text FROM pg_default_acl"
+                " UNION ALL SELECT 'extension ' || extname, 'any' FROM pg_extension WHERE extname <> 'plpgsql'"
+            ),
+            {"role": role},
+        )
+        assert {tuple(row) for row in found} == BEYOND_TABLES
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_list_of_rights_names_a_role_but_those_of_its_tables(postgresql: sa.Engine, role: str) -> None:
+    """Whatever kind of object: PostgreSQL notes each list that names a role, and what the role owns."""
+    with postgresql.connect() as connection:
+        named = connection.execute(
+            sa.text(
+                "SELECT classid::regclass::text, deptype::text, CASE classid WHEN 'pg_class'::regclass"
+                " THEN (SELECT relname FROM pg_class WHERE oid = objid) ELSE objid::text END"
+                " FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = CAST(:role AS regrole)"
+                " AND dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))"
+            ),
+            {"role": role},
+        )
+        found = {tuple(row) for row in named}
+    columns = {"linkage_id", "linkage_record"} if role == SERVER else set()
+    tables = frozenset().union(*ALLOWED[role].values()) | columns
+    assert found == {("pg_class", "a", table) for table in tables}
+
+
 def test_no_role_has_other_rights_to_single_columns_or_owns_anything(postgresql: sa.Engine) -> None:
     with postgresql.connect() as connection:
         columns = {
@@ -149,14 +202,14 @@ def test_no_role_has_other_rights_to_single_columns_or_owns_anything(postgresql:
         }
         owned = connection.execute(
             sa.text("SELECT count(*) FROM pg_class WHERE pg_get_userbyid(relowner) = ANY(:roles)"),
-            {"roles": [ADMIN, SERVER, AUDITOR]},
+            {"roles": list(ROLES)},
         ).scalar_one()
         grave = connection.execute(
             sa.text(
                 "SELECT count(*) FROM pg_roles WHERE rolname = ANY(:roles)"
                 " AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolbypassrls OR rolreplication OR rolcanlogin)"
             ),
-            {"roles": [ADMIN, SERVER, AUDITOR]},
+            {"roles": list(ROLES)},
         ).scalar_one()
     # A rotation moves linkage ids and lists to newer keys; what they are stays.
     assert columns == {

@@ -26,6 +26,7 @@ from vault_service.storage.records import (
     look_up,
     replace_payloads,
 )
+from vault_service.storage.rotation import rows_using
 from vault_service.storage.schema import check_schema, migrate
 from vault_service.storage.tables import APPEND_ONLY, metadata
 from vault_service.storage.texts import TextRow
@@ -169,10 +170,35 @@ def test_a_remote_database_without_verified_tls_is_refused() -> None:
         "postgresql://vault@db.example.org/vault",
         "postgresql://vault@db.example.org/vault?sslmode=require",
         "postgresql://vault@/vault?host=db.example.org",
+        "postgresql://vault@/vault?host=db.example.org:5432",
+        "postgresql://vault@/vault?host=127.0.0.1:5432&host=db.example.org:5432",
+        "postgresql://vault@/vault?host=localhost,db.example.org&port=5432,5432",
+        "postgresql://vault@localhost/vault?host=db.example.org",
+        "postgresql://vault@localhost/vault?hostaddr=192.0.2.1",
+        "postgresql://vault@localhost/vault?service=elsewhere",
+        "postgresql://vault@db.example.org/vault?sslmode=verify-full&sslmode=disable",
     ):
         with pytest.raises(StoreError, match="verify-full"):
             open_store(sa.make_url(url))
-    open_store(sa.make_url("postgresql://vault@db.example.org/vault?sslmode=verify-full")).close()
+    for url in (
+        "postgresql://vault@db.example.org/vault?sslmode=verify-full",
+        "postgresql://vault@/vault?host=db1.example.org:5432&host=db2.example.org:5432&sslmode=verify-full",
+        "postgresql://vault@/vault?host=127.0.0.1:5432&host=localhost:5433&host=/run/postgresql",
+        "postgresql://vault@/vault?host=::1",
+    ):
+        open_store(sa.make_url(url)).close()
+
+
+def test_libpqs_variables_lead_to_no_remote_database_without_verified_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, url in (
+        ("PGHOST", "postgresql://vault@/vault"),
+        ("PGHOSTADDR", "postgresql://vault@localhost/vault"),
+        ("PGSERVICE", "postgresql://vault@localhost/vault"),
+    ):
+        with monkeypatch.context() as context:
+            context.setenv(name, "192.0.2.1")
+            with pytest.raises(StoreError, match="verify-full"):
+                open_store(sa.make_url(url))
 
 
 def test_other_databases_and_databases_in_memory_are_refused() -> None:
@@ -191,3 +217,31 @@ def test_a_transaction_with_megabytes_of_values_commits(store: Store) -> None:
     with store.reading() as connection:
         count = connection.execute(sa.text("SELECT count(*) FROM event WHERE id LIKE 'large-%'")).scalar_one()
     assert count == len(events)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        (
+            "data",
+            "INSERT INTO token_record VALUES ('T', 'scope', 1, CAST('i' AS {bytes}), 2, CAST('c' AS {bytes}), '')",
+        ),
+        (
+            "index",
+            "INSERT INTO token_record VALUES ('T', 'scope', 2, CAST('i' AS {bytes}), 1, CAST('c' AS {bytes}), '')",
+        ),
+        ("index", "INSERT INTO linkage_id VALUES ('scope', 2, CAST('i' AS {bytes}), 'linked')"),
+        ("index", "INSERT INTO linkage_record VALUES ('event', 'scope', 2, CAST('c' AS {bytes}))"),
+    ],
+)
+def test_a_key_version_is_in_use_while_any_kind_of_row_is_under_it(store: Store, kind: str, row: str) -> None:
+    """A version that nothing uses is retired and destroyed: what was forgotten here would never open again."""
+    with store.transaction() as tx:
+        append(tx, [EventRow("event", "{}", bytes(32))], [])
+    with store.engine.begin() as connection:
+        assert not rows_using(connection, "scope", kind, 2)
+        connection.exec_driver_sql(row.format(bytes="bytea" if store.postgresql else "BLOB"))
+        assert rows_using(connection, "scope", kind, 2)
+        for scope, other, version in (("scope", kind, 3), ("another", kind, 2)):
+            assert not rows_using(connection, scope, other, version)
+        assert not rows_using(connection, "scope", "index" if kind == "data" else "data", 2)

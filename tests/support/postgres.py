@@ -39,3 +39,14 @@ def postgres_server(directory: Path) -> Iterator[PostgresServer]:
         yield PostgresServer(server.get_uri())
     finally:
         server.cleanup()
+
+
+def server_url(url: str) -> str:
+    """The URL of a login that has the server's role alone, in a migrated database; `url` is its superuser's."""
+    owner = sa.make_url(url)
+    engine = sa.create_engine(owner, isolation_level="AUTOCOMMIT")
+    name = f"server_of_{owner.database}"
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN IN ROLE ssn_vault_server")
+    engine.dispose()
+    return owner.set(username=name, password=None).render_as_string(hide_password=False)

@@ -260,6 +260,13 @@ class Stack:
         """The database as its owner (PostgreSQL: a superuser): for looking behind the service's back."""
         url = sa.make_url(self.database_url or f"sqlite:///{self.home.directory / 'ssn-vault.db'}")
         store = open_store(url)
+        if store.postgresql:
+
+            @sa.event.listens_for(store.engine, "connect")
+            def _connected(driver: Any, _record: object) -> None:
+                driver.execute("SET search_path = public, pg_temp")  # new objects go where the tables are
+                driver.commit()
+
         try:
             yield store.engine
         finally:

@@ -9,6 +9,7 @@ from ssnvault.v1 import ssn_vault_pb2 as pb
 from vault_service.api import convert
 from vault_service.api.chain import Chain
 from vault_service.batching import Batcher
+from vault_service.errors import CallError, Reason
 from vault_service.identity.caller import Caller
 from vault_service.operations.call import Call
 
@@ -40,22 +41,46 @@ class Servicer:
         await self._batcher.run(call)
         return convert.detokenize_response(request, call)
 
-    async def linkage_match(
-        self, request: pb.LinkageMatchRequest, caller: Caller, stream_agreement: str = ""
-    ) -> pb.LinkageMatchResponse:
+    async def linkage_match(self, request: pb.LinkageMatchRequest, caller: Caller) -> pb.LinkageMatchResponse:
         """LinkageMatch."""
-        call = convert.linkage_call(request, caller, stream_agreement)
+        call = convert.linkage_call(request, caller)
         await self._batcher.run(call)
         return convert.linkage_response(request, call)
 
     async def linkage_match_stream(
         self, requests: AsyncIterator[pb.LinkageMatchRequest], caller: Caller
     ) -> AsyncIterator[pb.LinkageMatchResponse]:
-        """LinkageMatchStream: one agreement, each message its own check and transaction."""
+        """LinkageMatchStream: one agreement, each message its own check and transaction.
+
+        The last message may have fewer tokens than the agreement demands when one before it had enough. That it is
+        the last shows when the client ends the stream: until then it gets no answer.
+        """
         agreement = ""
+        earlier = False
         async for request in requests:
             agreement = agreement or request.agreement
-            yield await self.linkage_match(request, caller, agreement)
+            call = convert.linkage_call(request, caller, agreement)
+            call.may_be_last = earlier
+            try:
+                await self._batcher.run(call)
+            except CallError as error:
+                if error.reason is not Reason.BATCH_TOO_SMALL or not earlier:
+                    raise
+                undecided = call.is_undecided
+                call = convert.linkage_call(request, caller, agreement)
+                call.is_last = await _has_ended(requests)
+                if not (call.is_last or undecided):
+                    raise  # and stands in the record
+                await self._batcher.run(call)
+            earlier = True
+            yield convert.linkage_response(request, call)
+
+
+async def _has_ended(requests: AsyncIterator[object]) -> bool:
+    """Whether no other message comes; one that comes is lost."""
+    async for _ in requests:
+        return False
+    return True
 
 
 def _reader(message: type) -> Callable[[bytes], object]:

@@ -79,7 +79,8 @@ class Where:
 @contextmanager
 def role_store(settings: Settings, database: DatabaseSettings | None) -> Iterator[Store]:
     """The database under one role's settings, the server's where that role has none (SQLite has no roles)."""
-    store = open_store((database or settings.database).full_url(), connections=2)
+    writes = database is None or database is not settings.auditor_database  # auditors may read a standby
+    store = open_store((database or settings.database).full_url(), connections=2, writes=writes)
     try:
         yield store
     finally:

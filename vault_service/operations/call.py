@@ -114,6 +114,9 @@ class LinkageCall(Call):
     stream_agreement: str = ""  # what the stream's first message named; empty for a unary call
     longest_reference: int = 0
     longest_reference_at: int = 0
+    may_be_last: bool = False  # an earlier message of its stream had enough tokens, and this may be the last one
+    is_last: bool = False  # the client has ended the stream behind it: it may have fewer tokens
+    is_undecided: bool = False  # refused for too few tokens, unless it turns out to be the last; not recorded
     results: "list[str | ItemError | None]" = field(default_factory=list)  # a linkage id, or None: no match
 
     @property
@@ -124,3 +127,4 @@ class LinkageCall(Call):
     def clear(self) -> None:
         """Drop what an earlier attempt found."""
         self.results = []
+        self.is_undecided = False

@@ -1,14 +1,15 @@
 """LinkageMatch: which of the caller's tokens are persons that the agreement's other domain knows.
 
-    decide and charge each call -> fetch the caller's own records -> open them in memory -> look up the same
-    numbers under the other domain's index keys -> find or make linkage ids under the agreement's key ->
-    record one event a call, and a disclosure row for each matched token of the other domain
+    decide and charge each call -> fetch the caller's own records, refuse a call with too few of them -> open
+    them in memory -> look up the same numbers under the other domain's index keys -> find or make linkage ids
+    under the agreement's key -> record one event a call, and a disclosure row for each matched token of the
+    other domain
 
 Matching is by the same number (SAME). No number and no token of the other domain leaves this file.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
@@ -25,7 +26,7 @@ from vault_service.policy.decide import LinkageGrant, permit_linkage, size_reaso
 from vault_service.randomness import random_bytes
 from vault_service.ssn import Ssn
 from vault_service.storage.linkages import LinkageRecordRow, find_linkage_ids, insert_linkage_ids
-from vault_service.storage.records import fetch_payloads, find_tokens
+from vault_service.storage.records import StoredPayload, fetch_payloads, find_tokens
 from vault_service.storage.rotation import find_old_linkage_ids, move_linkage_ids
 from vault_service.tokens import Token, draw_body, parse_token
 
@@ -36,11 +37,24 @@ _DATA_LOSS: Final = ItemError(ItemCode.DATA_LOSS, "the record does not open; the
 
 @dataclass(slots=True)
 class _Asked:
-    """One permitted call: what each of its tokens turned out to be."""
+    """One permitted call: its tokens as they were read, None for what is none, and what each turned out to be."""
 
     call: LinkageCall
     grant: LinkageGrant
+    parsed: list[Token | None]
     own: list[Token | ItemError] = field(default_factory=list)
+
+    def is_enough(self, there: Container[Token] | None = None) -> bool:
+        """Whether so many different tokens (of those that are `there`) were asked about as the agreement demands.
+
+        One token in ten spellings, or beside nine that do not exist, is a question about one person. A minimum of 1
+        demands nothing: who asks about nobody is told so.
+        """
+        least = self.grant.agreement.min_items
+        if self.call.is_last or least == 1:
+            return True
+        found = {token for token in self.parsed if token is not None and (there is None or token in there)}
+        return len(found) >= least
 
 
 def perform(context: Context, control: Control, calls: Sequence[LinkageCall], items_per_call: int) -> None:
@@ -49,12 +63,15 @@ def perform(context: Context, control: Control, calls: Sequence[LinkageCall], it
     charges = []
     for call in calls:
         try:
-            grant = _permit(context, call, items_per_call)
+            one = _permit(context, call, items_per_call)
         except CallError as error:
-            context.refuse(call, error, agreement=call.agreement)
+            if call.is_undecided:
+                call.failure = error  # and no refusal: it may be answered yet
+            else:
+                context.refuse(call, error, agreement=call.agreement)
         else:
-            asked[id(call)] = _Asked(call, grant)
-            charges.append(_charge_of(call, grant))
+            asked[id(call)] = one
+            charges.append(_charge_of(call, one.grant))
     passed = charge_all(context, control, charges)
     for charge in charges:
         if isinstance(charge.call.failure, CallError):
@@ -68,7 +85,7 @@ def perform(context: Context, control: Control, calls: Sequence[LinkageCall], it
         _match(context, group)
 
 
-def _permit(context: Context, call: LinkageCall, items_per_call: int) -> LinkageGrant:
+def _permit(context: Context, call: LinkageCall, items_per_call: int) -> _Asked:
     require(agreement=call.agreement, items=call.tokens)
     if call.stream_agreement and call.stream_agreement != call.agreement:
         raise field_invalid("agreement", "must be the one that the stream began with")
@@ -78,16 +95,18 @@ def _permit(context: Context, call: LinkageCall, items_per_call: int) -> Linkage
         raise CallError(grant)
     check_request_id(call.request_id)
     check_reference(call.longest_reference, call.longest_reference_at)
-    if reason := size_reason(len(call.tokens), at_most=items_per_call, at_least=1):
+    if reason := size_reason(len(call.tokens), at_most=items_per_call):
         raise CallError(reason)
-    # Different tokens: one token ten times is still a question about one person.
-    if reason := size_reason(len(set(call.tokens)), at_most=items_per_call, at_least=grant.agreement.min_items):
-        raise CallError(reason)
+    token_format = grant.domains[grant.own].token_format
+    asked = _Asked(call, grant, [parse_token(text, grant.own, token_format) for text in call.tokens])
+    if not asked.is_enough():  # whatever exists: nothing is looked up and nothing charged
+        call.is_undecided = call.may_be_last
+        raise CallError(Reason.BATCH_TOO_SMALL)
     context.seal.require()
     context.keys.live(call.agreement, KeyKind.INDEX)
     context.keys.active(grant.own, KeyKind.DATA)
     context.keys.live(grant.other, KeyKind.INDEX)
-    return grant
+    return asked
 
 
 def _charge_of(call: LinkageCall, grant: LinkageGrant) -> Charge[LinkageCall]:
@@ -103,7 +122,10 @@ def _charge_of(call: LinkageCall, grant: LinkageGrant) -> Charge[LinkageCall]:
 def _match(context: Context, group: Sequence[_Asked]) -> None:
     """All calls of one agreement and side."""
     grant = group[0].grant
-    numbers = _open_own(context, grant, group)
+    wanted = {token for one in group for token in one.parsed if token is not None}
+    stored = fetch_payloads(context.tx, grant.own, list(wanted)) if wanted else {}
+    group = [one for one in group if _has_enough(context, one, stored)]
+    numbers = _open_own(context, grant, group, stored)
     matched = _look_across(context, grant.other, set(numbers.values()))
     ids = _linkage_ids(context, grant, matched)
     for one in group:
@@ -117,14 +139,24 @@ def _match(context: Context, group: Sequence[_Asked]) -> None:
         _record(context, one, numbers, matched)
 
 
-def _open_own(context: Context, grant: LinkageGrant, group: Sequence[_Asked]) -> dict[Token, Ssn]:
+def _has_enough(context: Context, one: _Asked, stored: Container[Token]) -> bool:
+    """Whether enough of the call's tokens exist; else it is refused as a whole.
+
+    It stays charged: what it tells, that there are fewer, costs as much and is recorded as much as NOT_FOUND would be.
+    """
+    enough = one.is_enough(stored)
+    if not enough:
+        context.refuse(one.call, CallError(Reason.BATCH_TOO_SMALL), agreement=one.call.agreement)
+    return enough
+
+
+def _open_own(
+    context: Context, grant: LinkageGrant, group: Sequence[_Asked], stored: Mapping[Token, StoredPayload]
+) -> dict[Token, Ssn]:
     """The numbers behind the caller's tokens, in memory only; says in each `own` what is no token of theirs."""
-    token_format = grant.domains[grant.own].token_format
-    parsed = [[parse_token(text, grant.own, token_format) for text in one.call.tokens] for one in group]
-    wanted = {token for tokens in parsed for token in tokens if token is not None}
-    stored = fetch_payloads(context.tx, grant.own, list(wanted)) if wanted else {}
     numbers: dict[Token, Ssn] = {}
-    for token, payload in stored.items():
+    for token in {token for one in group for token in one.parsed if token is not None and token in stored}:
+        payload = stored[token]
         key = context.keys.of(KeyName(grant.own, KeyKind.DATA, payload.data_version))
         if key is None:
             continue
@@ -133,8 +165,10 @@ def _open_own(context: Context, grant: LinkageGrant, group: Sequence[_Asked]) ->
             numbers[token] = open_sealed(key.cipher, payload.ciphertext, place).ssn
         except DoesNotOpenError:
             continue
-    for one, tokens in zip(group, parsed, strict=True):
-        one.own = [_INVALID_TOKEN if token is None else token if token in stored else _NOT_FOUND for token in tokens]
+    for one in group:
+        one.own = [
+            _INVALID_TOKEN if token is None else token if token in stored else _NOT_FOUND for token in one.parsed
+        ]
     return numbers
 
 

@@ -28,7 +28,7 @@ from vault_service.operations.context import Context
 from vault_service.orders.control import Control
 from vault_service.orders.keys import Keys
 from vault_service.storage.budgets import forget_old
-from vault_service.storage.engine import NotBegunError, Store, database_error_code, describe
+from vault_service.storage.engine import NothingCommittedError, Store, database_error_code, describe
 from vault_service.storage.events import append
 from vault_service.storage.linkages import insert_linkage_records
 
@@ -136,8 +136,10 @@ class Runner:
                 except CallError as error:
                     return _NotRefreshedError(error.reason)
                 except (StoreError, sa.exc.SQLAlchemyError) as error:
-                    return error
-            except (sa.exc.IntegrityError, tokenize.LostRaceError, NotBegunError) as error:
+                    if not _lost_connection(error):
+                        return error
+                    failure = error
+            except (sa.exc.IntegrityError, tokenize.LostRaceError, NothingCommittedError) as error:
                 failure = error  # a token drawn twice, a row gone, a stale connection: all begun anew
             except sa.exc.DBAPIError as error:
                 failure = error
@@ -196,6 +198,11 @@ class Runner:
                 )
             self._stream.announce([loss.event for loss in losses])
             _log.error("records do not open", events=len(losses))
+
+
+def _lost_connection(failure: BaseException) -> bool:
+    """Whether only the connection is no good: another one may be."""
+    return isinstance(failure, sa.exc.DBAPIError) and failure.connection_invalidated
 
 
 def _concerns_all(failure: BaseException) -> bool:

@@ -76,7 +76,7 @@ class Agreement(BaseModel):
     end: date  # last day, UTC
     items_per_day: Count  # of each side, in a rolling day
     ssn: Literal["exact", "one_edit"] = "exact"  # how far two numbers may be apart
-    min_items: Count = 10  # of one request, so that nobody asks about one person
+    min_items: Count = 10  # different tokens that exist, of one request: nobody asks about one person
 
     def side_of(self, client: str) -> str | None:
         """The domain on whose side `client` stands, or None."""

@@ -14,20 +14,20 @@ from typing import Any, Final
 
 import psycopg
 import sqlalchemy as sa
-from psycopg.types.array import ListBinaryDumper
 
 from vault_service.errors import StoreError
+from vault_service.storage.connections import READ_ONLY, Credentials, Watch, gives_up, is_standby, postgresql_engine
 
 _LOCK_KEY: Final = 0x55_4E_56_31  # of the advisory lock between calls and changes of control
-_LOCK_SECONDS: Final = 10  # how long anything waits for a lock
-_LOCAL_HOSTS: Final = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
-_CONNECT_SECONDS: Final = 3
 _LARGEST_PIPELINE: Final = 150_000  # characters or bytes of values; a character has at most four bytes
 _READ_ONLY: Final = "ssn_vault_read_only"  # execution option of connections that only look
 
-_SHARED_LOCK: Final = f"SELECT pg_advisory_xact_lock_shared({_LOCK_KEY})"
-_EXCLUSIVE_LOCK: Final = f"SELECT pg_advisory_xact_lock({_LOCK_KEY})"
-_NOW: Final = "CAST(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000 AS bigint)"
+# Names and types that PostgreSQL has exactly so: nothing else in the search path can fit better.
+_SHARED_LOCK: Final = f"SELECT pg_catalog.pg_advisory_xact_lock_shared({_LOCK_KEY}::bigint)"
+_EXCLUSIVE_LOCK: Final = f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK_KEY}::bigint)"
+_NOW: Final = (
+    "CAST(extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) CAST(1000 AS numeric) AS bigint)"
+)
 _NOW_SQLITE: Final = "CAST((julianday('now') - 2440587.5) * 86400000 AS integer)"
 _CLOCK: Final = f"SELECT {_NOW}"
 _CLOCK_SQLITE: Final = f"SELECT {_NOW_SQLITE}"
@@ -36,7 +36,6 @@ _CONTROL_SQLITE: Final = f"SELECT epoch, {_NOW_SQLITE} FROM control WHERE id = 1
 
 
 Statement = tuple[str, Mapping[str, object]]  # psycopg's parameter style
-Credentials = Callable[[str | None], tuple[str, str]]  # the user that was refused, or None -> user, password
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ class Transaction:
         try:
             yield
         except psycopg.Error as error:
-            lost = driver.closed
+            lost = gives_up(error, driver)
             if lost:
                 self.connection.invalidate()
             raise sa.exc.DBAPIError.instance(
@@ -95,9 +94,11 @@ class Transaction:
 class Store:
     """One role's engine."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, watch: Watch | None = None) -> None:
+        """`watch` is told of connections that turn out to be no good."""
         self.engine = engine
         self.postgresql = engine.dialect.name == "postgresql"
+        self._watch = watch or Watch()
 
     @contextmanager
     def transaction(self, *, exclusive: bool = False, ahead: Sequence[Statement] = ()) -> Iterator[Transaction]:
@@ -108,18 +109,35 @@ class Store:
         before a change that the lock waited for, and a second token could follow (promise 4). `exclusive` is
         for changes of control: it waits for the calls that run, and later ones wait for it.
         SQLite: BEGIN IMMEDIATE, so that there is one writer at a time.
+        NothingCommittedError when the connection or its server turns out to be no good before COMMIT was sent.
         """
-        with self.engine.begin() as connection:
-            if self.postgresql:
-                controls, *answers = _first_answers(connection, exclusive, ahead)
-            else:
-                controls, answers = [tuple(row) for row in connection.exec_driver_sql(_CONTROL_SQLITE)], []
-            if len(controls) != 1:
-                raise StoreError("the control row is missing: was the database tampered with?")
-            ((epoch, now_ms),) = controls
-            tx = Transaction(connection, epoch, now_ms, self.postgresql, answers)
-            yield tx
-            tx.commit()
+        committing = False
+        try:
+            with self.engine.begin() as connection:
+                if self.postgresql:
+                    controls, *answers = _first_answers(connection, exclusive, ahead)
+                else:
+                    controls, answers = [tuple(row) for row in connection.exec_driver_sql(_CONTROL_SQLITE)], []
+                if len(controls) != 1:
+                    raise StoreError("the control row is missing: was the database tampered with?")
+                ((epoch, now_ms),) = controls
+                tx = Transaction(connection, epoch, now_ms, self.postgresql, answers)
+                yield tx
+                committing = True
+                tx.commit()
+        except NothingCommittedError:
+            self._watch.give_up()
+            raise
+        except sa.exc.DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            self._watch.give_up()
+            if database_error_code(error) == READ_ONLY:
+                # Of a pipeline's statements those behind the one that fails are skipped: COMMIT as well.
+                raise NothingCommittedError("the database server has become read-only") from None
+            if committing:
+                raise
+            raise NothingCommittedError("the connection to the database was lost") from None
         for follow in tx.after_commit:
             follow()
 
@@ -150,7 +168,7 @@ class Store:
 
 def _psycopg_connection(connection: sa.Connection) -> psycopg.Connection[Any]:
     driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)  # noqa: S101 - what `_postgresql` made
+    assert isinstance(driver, psycopg.Connection)  # noqa: S101 - what `postgresql_engine` made
     return driver
 
 
@@ -167,8 +185,8 @@ def _pipeline(driver: psycopg.Connection[Any], statements: Sequence[Statement]) 
     return nullcontext() if size > _LARGEST_PIPELINE else driver.pipeline()
 
 
-class NotBegunError(StoreError):
-    """The connection was lost before a transaction did anything: it may be tried again."""
+class NothingCommittedError(StoreError):
+    """The connection or its server is no longer good, and nothing was committed: it may be tried again on another."""
 
 
 def _first_answers(
@@ -181,32 +199,36 @@ def _first_answers(
             driver.execute(_EXCLUSIVE_LOCK if exclusive else _SHARED_LOCK)
             cursors = [driver.execute(_CONTROL)]
             cursors += [driver.execute(statement, parameters, binary=True) for statement, parameters in ahead]
-        return [cursor.fetchall() for cursor in cursors]
+        answers = [cursor.fetchall() for cursor in cursors]
     except psycopg.errors.LockNotAvailable:
         raise StoreError("running calls held the lock for too long") from None
     except psycopg.errors.QueryCanceled:
         raise StoreError("the database did not answer in time") from None
     except psycopg.OperationalError:
         connection.invalidate()
-        raise NotBegunError("the connection to the database was lost") from None
+        raise NothingCommittedError("the connection to the database was lost") from None
     except psycopg.Error as error:
         raise StoreError(f"control cannot be read ({type(error).__name__})") from None
+    if is_standby(driver):  # what it says of control may be old, which is no tampering
+        connection.invalidate()
+        raise NothingCommittedError("the database server has become a standby")
+    return answers
 
 
-def open_store(url: sa.URL, *, connections: int = 4, credentials: Credentials | None = None) -> Store:
+def open_store(
+    url: sa.URL, *, connections: int = 4, credentials: Credentials | None = None, writes: bool = True
+) -> Store:
     """The store behind `url`. StoreError for another kind of database or a remote one without verified TLS.
 
     With `credentials` (PostgreSQL) each connection logs in as they say when it is made, and is replaced, before
-    it is used again, once they say another user.
+    it is used again, once they say another user. Without `writes` a standby will do.
     """
     backend = url.get_backend_name()
     if backend == "sqlite":
         return Store(_sqlite(url))
     if backend == "postgresql":
-        engine = _postgresql(url, connections)
-        if credentials is not None:
-            _log_in_as(engine, credentials)
-        return Store(engine)
+        watch = Watch()
+        return Store(postgresql_engine(url, connections, credentials, watch, writes=writes), watch)
     raise StoreError(f"the database must be sqlite or postgresql, not {backend}")
 
 
@@ -274,55 +296,3 @@ def _sqlite(url: sa.URL) -> sa.Engine:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
-
-
-def _postgresql(url: sa.URL, connections: int) -> sa.Engine:
-    host = url.host or url.query.get("host")
-    remote = host not in _LOCAL_HOSTS and not str(host).startswith("/")
-    if remote and url.query.get("sslmode") != "verify-full":
-        raise StoreError("a remote database needs sslmode=verify-full in its URL")
-    engine = sa.create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        hide_parameters=True,
-        pool_size=connections,
-        max_overflow=0,
-        isolation_level="READ COMMITTED",
-        connect_args={
-            "connect_timeout": _CONNECT_SECONDS,
-            "options": f"-c synchronous_commit=on -c statement_timeout=30000 -c lock_timeout={_LOCK_SECONDS}s"
-            " -c timezone=UTC -c idle_in_transaction_session_timeout=60000",
-            "keepalives_idle": 5,
-            "tcp_user_timeout": 10_000,
-        },
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def _connected(connection: psycopg.Connection[Any], _record: Any) -> None:
-        connection.adapters.register_dumper(list, ListBinaryDumper)  # a third of the text form's time
-
-    return engine
-
-
-def _log_in_as(engine: sa.Engine, credentials: Credentials) -> None:
-    """Make every connection log in with `credentials`, and none outlive its user."""
-
-    @sa.event.listens_for(engine, "do_connect")
-    def _connect(
-        dialect: sa.Dialect, record: sa.pool.ConnectionPoolEntry, arguments: list[Any], options: dict[str, Any]
-    ) -> Any:
-        user, password = credentials(None)
-        try:
-            connection = dialect.connect(*arguments, **{**options, "user": user, "password": password})
-        except psycopg.OperationalError as error:
-            # The database is there and asked for the password: this user, or this password, is no more.
-            if error.pgconn is None or not error.pgconn.used_password:
-                raise
-            user, password = credentials(user)
-            connection = dialect.connect(*arguments, **{**options, "user": user, "password": password})
-        record.info["user"] = user
-        return connection
-
-    @sa.event.listens_for(engine, "checkout")
-    def _check(_connection: Any, record: sa.pool.ConnectionPoolEntry, _proxy: Any) -> None:
-        if record.info.get("user") != credentials(None)[0]:
-            raise sa.exc.DisconnectionError("the login was replaced")  # the pool connects anew

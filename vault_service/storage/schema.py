@@ -15,6 +15,8 @@ from vault_service.storage.engine import Store
 def migrate(store: Store) -> None:
     """Bring the database behind `store` (the schema owner's role) to this release's schema, in one transaction."""
     with store.engine.begin() as connection:
+        if store.postgresql:
+            connection.exec_driver_sql("SET LOCAL search_path = public, pg_temp")  # where new tables go
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -23,9 +25,12 @@ def migrate(store: Store) -> None:
 def check_schema(store: Store) -> None:
     """StoreError when the database's schema is not the one that this release knows."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
+    options = {"version_table_schema": "public"} if store.postgresql else {}
     with store.reading() as connection:
+        if store.postgresql:
+            connection.exec_driver_sql("SET LOCAL search_path = pg_catalog, pg_temp")
         try:
-            found = MigrationContext.configure(connection).get_current_revision()
+            found = MigrationContext.configure(connection, opts=options).get_current_revision()
         except sa.exc.ProgrammingError:
             found = None
     if found != head:

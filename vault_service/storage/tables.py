@@ -1,6 +1,7 @@
 """The tables, as SQLAlchemy Core sees them. Migrations make them; repositories read and write them.
 
 Times are milliseconds since 1970 UTC, dates are `YYYY-MM-DD`. No column ever holds a number in the clear.
+On PostgreSQL every text of a key or an index has the collation C, as SQLite's has: a new one is made so.
 Tables marked append-only refuse UPDATE and DELETE by trigger, and the server's role has no right to either.
 """
 

@@ -23,7 +23,7 @@ Results and failures
 
   INVALID_ARGUMENT     FIELD_INVALID       a required field is missing, or a field has the wrong form
                        BATCH_TOO_LARGE     more items than the method, purpose or agreement allows
-                       BATCH_TOO_SMALL     fewer items than the agreement asks for
+                       BATCH_TOO_SMALL     fewer different tokens that exist than the agreement asks for
   UNAUTHENTICATED      PERSON_REQUIRED     the purpose asks for a person and no token came
                        PERSON_INVALID      the person's token does not hold, or not through this client
   PERMISSION_DENIED    NOT_PERMITTED       unknown client, domain, purpose or agreement, or no grant:
@@ -458,7 +458,9 @@ class LinkageMatchRequest(_message.Message):
     """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___LinkageItem]:
-        """Required. Up to 1,000 (more: BATCH_TOO_LARGE), at least the agreement's minimum (fewer: BATCH_TOO_SMALL)."""
+        """Required. Up to 1,000 (more: BATCH_TOO_LARGE). Different tokens that exist: at least the agreement's minimum
+        (fewer: BATCH_TOO_SMALL), in each message of a stream; the last one may have fewer when one before it had enough.
+        """
 
     def __init__(
         self,

@@ -98,8 +98,8 @@ class SsnVaultServicer:
 
     def LinkageMatch(self, request, context):
         """Tells which of the caller's own tokens are persons that the agreement's other domain knows; up to 1,000
-        items, and at least as many as the agreement asks for. No number travels, and no token of the other
-        domain is returned. Each domain's side of an agreement has its own clients.
+        items, and at least as many different tokens that exist as the agreement asks for. No number travels, and
+        no token of the other domain is returned. Each domain's side of an agreement has its own clients.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

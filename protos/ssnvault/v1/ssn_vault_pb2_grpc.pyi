@@ -23,7 +23,7 @@ Results and failures
 
   INVALID_ARGUMENT     FIELD_INVALID       a required field is missing, or a field has the wrong form
                        BATCH_TOO_LARGE     more items than the method, purpose or agreement allows
-                       BATCH_TOO_SMALL     fewer items than the agreement asks for
+                       BATCH_TOO_SMALL     fewer different tokens that exist than the agreement asks for
   UNAUTHENTICATED      PERSON_REQUIRED     the purpose asks for a person and no token came
                        PERSON_INVALID      the person's token does not hold, or not through this client
   PERMISSION_DENIED    NOT_PERMITTED       unknown client, domain, purpose or agreement, or no grant:
@@ -103,8 +103,8 @@ class SsnVaultStub:
     """
     LinkageMatch: _grpc.UnaryUnaryMultiCallable[_ssn_vault_pb2.LinkageMatchRequest, _ssn_vault_pb2.LinkageMatchResponse]
     """Tells which of the caller's own tokens are persons that the agreement's other domain knows; up to 1,000
-    items, and at least as many as the agreement asks for. No number travels, and no token of the other
-    domain is returned. Each domain's side of an agreement has its own clients.
+    items, and at least as many different tokens that exist as the agreement asks for. No number travels, and
+    no token of the other domain is returned. Each domain's side of an agreement has its own clients.
     """
     LinkageMatchStream: _grpc.StreamStreamMultiCallable[_ssn_vault_pb2.LinkageMatchRequest, _ssn_vault_pb2.LinkageMatchResponse]
     """LinkageMatch for bulk work: one response a request, in order. Each message is a transaction and a check
@@ -138,8 +138,8 @@ class SsnVaultAsyncStub(SsnVaultStub):
     """
     LinkageMatch: _aio.UnaryUnaryMultiCallable[_ssn_vault_pb2.LinkageMatchRequest, _ssn_vault_pb2.LinkageMatchResponse]  # type: ignore[assignment]
     """Tells which of the caller's own tokens are persons that the agreement's other domain knows; up to 1,000
-    items, and at least as many as the agreement asks for. No number travels, and no token of the other
-    domain is returned. Each domain's side of an agreement has its own clients.
+    items, and at least as many different tokens that exist as the agreement asks for. No number travels, and
+    no token of the other domain is returned. Each domain's side of an agreement has its own clients.
     """
     LinkageMatchStream: _aio.StreamStreamMultiCallable[_ssn_vault_pb2.LinkageMatchRequest, _ssn_vault_pb2.LinkageMatchResponse]  # type: ignore[assignment]
     """LinkageMatch for bulk work: one response a request, in order. Each message is a transaction and a check
@@ -194,8 +194,8 @@ class SsnVaultServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ssn_vault_pb2.LinkageMatchResponse, _abc.Awaitable[_ssn_vault_pb2.LinkageMatchResponse]]:
         """Tells which of the caller's own tokens are persons that the agreement's other domain knows; up to 1,000
-        items, and at least as many as the agreement asks for. No number travels, and no token of the other
-        domain is returned. Each domain's side of an agreement has its own clients.
+        items, and at least as many different tokens that exist as the agreement asks for. No number travels, and
+        no token of the other domain is returned. Each domain's side of an agreement has its own clients.
         """
 
     @_abc_1.abstractmethod

@@ -87,6 +87,7 @@ def test_a_second_person_approves_a_bulk_detokenization() -> None:
         "tax-clerk",
     )
     assert (approval.tokens, approval.approver, approval.expires) == (150, "records-officer", NOW + APPROVAL_LIFE_MS)
+    assert APPROVAL_LIFE_MS == 7 * 24 * 3600 * 1000
 
 
 @pytest.mark.parametrize(
