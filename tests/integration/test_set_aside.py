@@ -7,7 +7,7 @@ import pytest
 
 from ssn_vault_client import LinkageItem, Ssn, TokenizeItem, Traits
 from tests.conftest import new_database_url
-from tests.support.commands import CHECK_FAILED, DONE, REFUSED, USAGE, parsed, ssn_vault, succeeds
+from tests.support.commands import CHECK_FAILED, DONE, REFUSED, USAGE, parsed, ssn_vault, succeeds, waiting_order
 from tests.support.stack import JUSTIFICATION, Stack
 
 NUMBERS = [f"94703{serial:04}" for serial in range(20)]
@@ -52,7 +52,7 @@ def test_the_worst_day_ends_although_a_row_does_not_open(own: Stack, tmp_path: P
     alone = ssn_vault(own, *aside)
     assert alone.exit_code == REFUSED  # it waits for a second person
     assert made[7] in alone.output
-    order = alone.output.split()[-1]
+    order = waiting_order(alone)
     shown = succeeds(own, "approvals", "show", order)
     assert made[7] in shown  # what the second person signs names the row
     succeeds(own, "approvals", "grant", order, "--as", "key-admin-b", "--yes")

@@ -27,19 +27,23 @@ class Node:
         self.port = 0
 
     def start(self) -> None:
-        for last in (False, False, True):  # somebody else may take the port first
-            self.port = free_port()
+        """On a free port; again on the one that it had."""
+        attempts = [self.port] if self.port else [0, 0, 0]  # somebody else may take a free port first
+        for left, port in zip(reversed(range(len(attempts))), attempts, strict=True):
+            self.port = port or free_port()
             options = f"-p {self.port} -h 127.0.0.1 -k {self.data}"
             try:
                 self._control("-w", "-o", options, "-l", str(self.data / "log"), "start")
             except subprocess.CalledProcessError:
-                if last:
+                if not left:
                     raise
             else:
                 return
 
     def stop(self) -> None:
-        self._control("-w", "-m", "immediate", "stop")
+        """At once, as a crash would; nothing when it does not run."""
+        if (self.data / "postmaster.pid").exists():
+            self._control("-w", "-m", "immediate", "stop")
 
     def promote(self) -> None:
         self._control("-w", "promote")

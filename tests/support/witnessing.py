@@ -167,6 +167,10 @@ class StackWitness:
     def start(self, *, wait: bool = True) -> None:
         self._process = WitnessProcess(self._config, wait=wait)
 
+    def accept_loss(self, line: str) -> None:
+        """What the witness's operator writes into its configuration, for its next start."""
+        self._config.write_text(self._config.read_text() + f'accepted_losses = ["{line}"]\n')
+
     def kill(self) -> None:
         """SIGKILL, now."""
         if self._process is not None:

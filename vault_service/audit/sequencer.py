@@ -37,6 +37,7 @@ _IDLE_SECONDS: Final = 60.0  # between checkpoints when nothing happens, so that
 _READ_BACK: Final = 5_000  # entries read at once
 _BATCHES_A_SEAL: Final = 25  # while a long queue is worked off
 _STAND_BACK: Final = 2  # holds of the lease, for which a server that cannot seal leaves it to others
+_NOT_ACCEPTED: Final = "the witness's operator has not accepted the declared loss yet (accepted_losses)"
 _log: Final = structlog.stdlib.get_logger("ssn_vault.sequencer")
 
 
@@ -334,7 +335,10 @@ class Sequencer:
             self._believe(error, checkpoint.size)
             return None
         except ForkError as error:
-            raise LogDamagedError(str(error)) from None
+            if not self._witness_has_lost():
+                raise LogDamagedError(str(error)) from None
+            self._not_cosigned = _NOT_ACCEPTED
+            return None
         except SinkError as error:
             self._not_cosigned = str(error)
             return None
@@ -345,12 +349,19 @@ class Sequencer:
             if log.size(connection) > size:
                 raise StoreError("the log has grown meanwhile")
         seen = self._witness.latest(self._origin) if self._witness else None
-        self._not_cosigned = str(ahead)
-        if seen is None or (head := signed_checkpoint(seen, self._signer)).size <= size:
-            return
-        if not self._is_lost(*head.seen):
-            raise LogDamagedError(str(ahead))
-        self._not_cosigned = "the witness's operator has not accepted the declared loss yet (accepted_losses)"
+        if seen is not None and (head := signed_checkpoint(seen, self._signer)).size > size:
+            if not self._is_lost(*head.seen):
+                raise LogDamagedError(str(ahead))
+            self._not_cosigned = _NOT_ACCEPTED
+        else:
+            self._not_cosigned = str(ahead)
+
+    def _witness_has_lost(self) -> bool:
+        """Whether what the witness cosigned last is over entries that were declared as lost."""
+        with suppress(SinkError):
+            seen = self._witness.latest(self._origin) if self._witness else None
+            return seen is not None and self._is_lost(*signed_checkpoint(seen, self._signer).seen)
+        return False
 
     def _is_signed(self, note: str) -> bool:
         try:

@@ -179,9 +179,7 @@ class OrderProcessor:
             raise OrderRefusedError("nothing is lost: the database has the entries")
         for where, head in self._kept_heads():
             if head.at_ms > loss.lost_at or (head.size > loss.entries and not loss.covers(*head.seen)):
-                raise OrderRefusedError(
-                    f"{where} has a later checkpoint, or another, than the order names: prepare it again"
-                )
+                raise OrderRefusedError(f"{where} has another last checkpoint than the order names: prepare it again")
 
     def _report(self) -> None:
         """Say that this server is there and which keys it has; at once when that changed."""

@@ -14,7 +14,7 @@ from alembic import op
 from vault_service.storage.tables import metadata
 
 revision = "0005"
-down_revision = "0003"
+down_revision = "0004"
 
 _RIGHTS: Final = (
     "REVOKE CREATE ON SCHEMA public FROM PUBLIC, ssn_vault_server, ssn_vault_admin, ssn_vault_auditor",
