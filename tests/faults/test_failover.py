@@ -23,9 +23,9 @@ WRITE = "INSERT INTO replica (id, epoch, seen_at) VALUES ('writes', 0, 0)"
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def servers() -> Iterator[Pair]:
     """Two servers before their failover."""
-    with pair(tmp_path_factory.mktemp("failover") / "servers") as both:
+    with pair() as both:
         both.first.execute("CREATE DATABASE vault")
         both.follow()
         yield both

@@ -28,8 +28,8 @@ REASON = "the leader's host was lost before the standby had replayed"
 
 
 @pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Pair]:
-    with pair(tmp_path / "servers") as both:
+def servers() -> Iterator[Pair]:
+    with pair() as both:
         both.first.execute("CREATE DATABASE vault")
         both.follow()
         yield both

@@ -41,6 +41,7 @@ def waiting_order(result: Result) -> str:
     """The id of an order that waits for another person, from what the command says to do next."""
     assert result.exit_code == REFUSED, result.output
     words = result.output.split()
+    assert "grant" in words, result.output
     return words[words.index("grant") + 1]
 
 

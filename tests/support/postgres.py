@@ -1,5 +1,7 @@
 """PostgreSQL 18 from its wheel: one server for all tests of a run, a database for each that asks."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -28,6 +30,19 @@ class PostgresServer:
             connection.exec_driver_sql(f"CREATE DATABASE {name}")
         engine.dispose()
         return self.url(name)
+
+
+@contextmanager
+def data_directory() -> Iterator[Path]:
+    """A directory for servers that run as another user than root.
+
+    Not one of pytest's: each run of pytest that starts takes other users' rights to all of them away.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="ssn-vault-postgres-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

@@ -183,7 +183,14 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
     Wrapped keys, tokens, ids and hashes are random, and policies are reviewed files: digits are in them by chance or
     by right.
     """
-    random = {"wrapped", "policy", "rows", *(name for name in arguments if name.endswith(hash_name("")))}
+    random = {
+        "wrapped",
+        "policy",
+        "rows",
+        "root",
+        "lost_root",
+        *(name for name in arguments if name.endswith(hash_name(""))),
+    }
     searched = {n: value for n, value in arguments.items() if n not in random and not isinstance(value, int)}
     if contains_ssn_shape(_canonical(searched)):
         raise OrderRefusedError("an argument looks like a Social Security number")
