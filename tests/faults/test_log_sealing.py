@@ -214,3 +214,16 @@ def test_a_checkpoint_goes_to_the_log_stream_as_it_was_stored(store: Store, tmp_
     assert newest is not None
     (line,) = stream.read_text().splitlines()
     assert json.loads(line) == {"logger": "ssn_vault.checkpoints", "note": newest.note}
+
+
+def test_a_sink_is_as_fresh_as_the_checkpoint_that_it_has_however_late_that_is_written_down(
+    store: Store, tmp_path: Path
+) -> None:
+    assert sequencer(store, file=tmp_path / "checkpoints").round()
+    with store.reading() as connection:
+        newest, sinks = log.newest_checkpoint(connection), log.sinks(connection)
+    assert newest is not None
+    assert sinks["file"].acknowledged_at == newest.at
+    with store.transaction() as tx:
+        log.acknowledge(tx, "file", 0, tx.now_ms + 60_000)  # a clock ahead makes nothing fresher
+        assert log.sinks(tx.connection)["file"].acknowledged_at == tx.now_ms

@@ -233,10 +233,10 @@ class Sequencer:
             number = newest.number + 1 if newest else 1
             log.insert_checkpoint(tx, log.CheckpointRow(number, size, checkpoint.at_ms, note))
             if cosigned is not None:
-                log.acknowledge(tx, WITNESS, size)
+                log.acknowledge(tx, WITNESS, size, checkpoint.at_ms)
         self._stream.announce_checkpoint(note)
         if self._file is not None:
-            self._keep_in_file(self._file, note, size)
+            self._keep_in_file(self._file, note, checkpoint)
         if self._witness is not None and cosigned is None:
             raise StoreError(self._not_cosigned)
         self._last_at = time.monotonic()
@@ -370,13 +370,13 @@ class Sequencer:
             return False
         return True
 
-    def _keep_in_file(self, file: CheckpointFile, note: str, size: int) -> None:
+    def _keep_in_file(self, file: CheckpointFile, note: str, checkpoint: Checkpoint) -> None:
         try:
             file.append(note)
         except OSError as error:
             raise StoreError(f"the checkpoint file does not take it ({type(error).__name__})") from None
         with self._store.transaction() as tx:
-            log.acknowledge(tx, FILE, size)
+            log.acknowledge(tx, FILE, checkpoint.size, checkpoint.at_ms)
 
 
 def _check_head(known: _Known, root: bytes) -> None:

@@ -283,9 +283,13 @@ def release(tx: Transaction, replica: str) -> None:
     tx.connection.execute(sa.update(log_lease).where(log_lease.c.holder == replica).values(held_until=0))
 
 
-def acknowledge(tx: Transaction, name: str, entries_there: int) -> None:
-    """A place outside the database has the log's first `entries_there` entries, or a checkpoint over them."""
-    tx.connection.execute(_ACKNOWLEDGE, {"name": name, "size": entries_there, "now": tx.now_ms})
+def acknowledge(tx: Transaction, name: str, entries_there: int, at_ms: int | None = None) -> None:
+    """A place outside the database has the log's first `entries_there` entries, or a checkpoint over them.
+
+    `at_ms` is as of when it has them, else now. What is written down late says nothing about the time since.
+    """
+    now = tx.now_ms if at_ms is None else min(at_ms, tx.now_ms)
+    tx.connection.execute(_ACKNOWLEDGE, {"name": name, "size": entries_there, "now": now})
 
 
 def sinks(connection: sa.Connection) -> dict[str, SinkRow]:
