@@ -17,6 +17,7 @@ import structlog
 import uvloop
 
 from vault_service import __version__
+from vault_service.api.certificate_files import CertificateFiles
 from vault_service.api.chain import Chain
 from vault_service.api.metrics import HttpPort
 from vault_service.api.server import make_server, set_health
@@ -159,7 +160,8 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
         items_at_once=limits.items_at_once,
     )
     chain = Chain(settings.server.trust_domain, PersonVerifier(settings.issuers), meter, limits.least_seconds_left)
-    server, health, port = make_server(settings.server, limits, method_handlers(Servicer(batcher), chain))
+    certificates = CertificateFiles(settings.server)
+    server, health, port = make_server(settings.server, certificates, limits, method_handlers(Servicer(batcher), chain))
     state = _Health(store, control, keyring)
     http = None
     if settings.server.metrics_port >= 0:
@@ -176,6 +178,7 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
         while True:
             ready = await asyncio.to_thread(state.look)
             await set_health(health, serving=ready)
+            await asyncio.to_thread(certificates.look)
             await asyncio.sleep(_HEALTH_SECONDS)
 
     async def tidy() -> None:

@@ -1,7 +1,9 @@
 """`ssn-vault certs issue`: what a certificate says, where its key is, and a running server that takes up new ones."""
 
 import itertools
+import os
 import re
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -177,6 +179,41 @@ def test_an_authority_that_is_replaced_stays_trusted_beside_the_new_one(own: Sta
     assert bundle == ours + before
     issued(own, tmp_path, "--client", "sis")
     assert (tmp_path / "ca.pem").read_text() == bundle
+
+
+def test_files_that_are_there_keep_owner_group_and_mode(own: Stack, tmp_path: Path) -> None:
+    """As when root's timer renews what the server's own user reads. Only root can give files away."""
+    out = tmp_path / "out"
+    issued(own, out, "--client", "sis")
+    modes = {"sis.pem": 0o640, "sis.key": 0o440, "ca.pem": 0o600}
+    before = {}
+    (out / "ca.pem").write_text("")  # so that it is written as well
+    for name, mode in modes.items():
+        if os.geteuid() == 0:
+            os.chown(out / name, 12345, 54321)
+        (out / name).chmod(mode)
+        before[name] = (out / name).read_bytes()
+    result = ssn_vault(own, "certs", "issue", "--out", out, "--client", "sis")
+    assert result.exit_code == DONE, result.output
+    for name, mode in modes.items():
+        found = (out / name).stat()
+        assert stat.S_IMODE(found.st_mode) == mode, name
+        if os.geteuid() == 0:
+            assert (found.st_uid, found.st_gid) == (12345, 54321), name
+        assert (out / name).read_bytes() != before[name]
+
+
+def test_a_certificate_that_cannot_be_put_in_place_leaves_key_and_authority_as_they_were(
+    own: Stack, tmp_path: Path
+) -> None:
+    issued(own, tmp_path, "--client", "sis")
+    key = (tmp_path / "sis.key").read_bytes()
+    (tmp_path / "ca.pem").write_text("")
+    (tmp_path / "sis.pem.partial").mkdir()  # what stands in the way of the last file
+    result = ssn_vault(own, "certs", "issue", "--out", tmp_path, "--client", "sis")
+    assert result.exit_code == USAGE, result.output
+    assert (tmp_path / "sis.key").read_bytes() == key
+    assert (tmp_path / "ca.pem").read_text() == ""
 
 
 def test_a_running_server_takes_up_new_certificates_without_a_lost_call(own: Stack) -> None:

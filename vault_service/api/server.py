@@ -1,67 +1,19 @@
 """The gRPC server: mutual TLS with certificates read again when they change, health, limits, drain."""
 
-import os
-from pathlib import Path
-from typing import Final
-
 import grpc
-import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from ssnvault.v1 import ssn_vault_pb2
+from vault_service.api.certificate_files import CertificateFiles
 from vault_service.api.servicer import SERVICE
 from vault_service.config import LimitSettings, ServerSettings
 from vault_service.errors import ConfigurationError
 
-_log: Final = structlog.stdlib.get_logger("ssn_vault.server")
-
-
-class CertificateFiles:
-    """The server's certificate, key and client authority, read again at a handshake after they changed."""
-
-    def __init__(self, settings: ServerSettings) -> None:
-        self._paths: tuple[Path, ...] = (settings.key, settings.cert, settings.client_ca)
-        self._read_at = self._stamp()
-        self._current = self._read()
-
-    @property
-    def current(self) -> grpc.ServerCertificateConfiguration:
-        """What the next handshake uses."""
-        return self._current
-
-    def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """The new configuration when the files have changed and are good; else None, and the old one stays."""
-        try:
-            stamp = self._stamp()
-            if stamp == self._read_at:
-                return None
-            current = self._read()
-        except (OSError, ConfigurationError):
-            return None  # half-way through being replaced: looked at again at the next handshake
-        self._read_at, self._current = stamp, current
-        _log.info("certificates read again")
-        return current
-
-    def _stamp(self) -> tuple[tuple[int, int], ...]:
-        return tuple((found.st_mtime_ns, found.st_ino) for found in map(os.stat, self._paths))
-
-    def _read(self) -> grpc.ServerCertificateConfiguration:
-        try:
-            key, chain, authority = (path.read_bytes() for path in self._paths)
-            private = load_pem_private_key(key, None)
-            if private.public_key() != x509.load_pem_x509_certificate(chain).public_key():
-                raise ConfigurationError("server.key does not belong to server.cert")
-        except (ValueError, TypeError):
-            raise ConfigurationError("server.cert, server.key or server.client_ca is not PEM") from None
-        return grpc.ssl_server_certificate_configuration([(key, chain)], authority)
-
 
 def make_server(
-    settings: ServerSettings, limits: LimitSettings, handlers: grpc.GenericRpcHandler
+    settings: ServerSettings, files: CertificateFiles, limits: LimitSettings, handlers: grpc.GenericRpcHandler
 ) -> tuple[grpc.aio.Server, health_aio.HealthServicer, int]:
     """A server that listens once started, its health service, and the port. ConfigurationError when it cannot."""
     server = grpc.aio.server(
@@ -86,10 +38,7 @@ def make_server(
         )
         reflection.enable_server_reflection(names, server)
     try:
-        files = CertificateFiles(settings)
         port = server.add_secure_port(f"{settings.host}:{settings.port}", _credentials(files))
-    except OSError as error:
-        raise ConfigurationError(f"a certificate file cannot be read: {error.strerror}") from None
     except RuntimeError:
         raise ConfigurationError(f"{settings.host}:{settings.port} cannot be listened on: is it taken?") from None
     return server, health, port

@@ -47,6 +47,7 @@ def issue(
     """Issue a certificate, or replace the one that is there. The private key is made here and never leaves.
 
     A running server takes up its new files by itself at the next connection; connections that are open go on.
+    Files that are there keep their owner, group and mode.
     """
     if server == (client is not None):
         raise ConfigurationError("one of --client NAME and --server says whose certificate it is")
@@ -74,7 +75,9 @@ def issue(
     except SetupRefusedError as error:
         stop(Exit.REFUSED, f"refused: {error}")
     except OSError as error:
-        raise ConfigurationError(f"--out cannot be written: {error.strerror}") from None
+        raise ConfigurationError(
+            f"--out cannot be written, with its files' owners as they are: {error.strerror}"
+        ) from None
     finally:
         vault.close()
     console.print(f"certificate: {paths.cert}\nkey: {paths.key}\nauthority: {paths.ca}", markup=False, soft_wrap=True)
