@@ -43,7 +43,19 @@ class VaultDenied(VaultError):
     """The login is refused, or its policies do not allow the call (401, 403)."""
 
 
-class VaultWrappingRefused(VaultDenied):
+class VaultLoginRefused(VaultDenied):
+    """What the login shows is not accepted: wrong, ended, or not allowed. The same will be refused again."""
+
+
+class VaultLockedOut(VaultLoginRefused):
+    """The login is refused before it is looked at: a good one as well, until Vault's lockout ends."""
+
+
+class VaultLoginFile(VaultDenied):
+    """A file of the login cannot be read or is empty; nothing was sent."""
+
+
+class VaultWrappingRefused(VaultLoginRefused):
     """A response-wrapped secret id cannot be had: used already, ended, or not made by an AppRole.
 
     Somebody else may hold the secret id. A person must look at it, and give out another.

@@ -7,17 +7,19 @@ not known here.
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
 
 from vault_service.keys.answers import VaultBadAnswer, VaultError, data_of, seconds_of
 from vault_service.keys.circuit import jittered
+from vault_service.keys.ends import SECONDS_LEFT
 from vault_service.keys.transit import Vault
 
 _RENEW_AT: Final = (0.6, 0.7)  # of a lease's life: replicas do not renew at one moment
 _PAUSE: Final = (0.5, 1.0)  # seconds before another attempt while Vault is away
+_LONGEST_PAUSE: Final = 60.0  # seconds; what Vault refuses, it will refuse again: each time twice as long, up to this
 _LEAST_BETWEEN_REFUSALS: Final = 5.0  # seconds: a database that refuses every login must not use up Vault's
 _log: Final = structlog.stdlib.get_logger("ssn_vault.database_login")
 
@@ -44,12 +46,14 @@ class DatabaseLogin:
         self._wake = threading.Event()
         self._lease: _Lease | None = None
         self._refusal_at = float("-inf")
+        self._refused_by_vault = 0  # times in a row
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="database-login", daemon=True)
 
     def start(self) -> None:
         """Fetch the first login and keep one alive from then on. VaultError when there is none to be had."""
         self._lease = self._fetched()
+        SECONDS_LEFT.labels("database").set_function(lambda: self.seconds_left)
         self._thread.start()
 
     def stop(self) -> None:
@@ -58,6 +62,12 @@ class DatabaseLogin:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the login ends unless its lease is renewed; 0 when it has, or there is none yet."""
+        lease = self._lease
+        return max(0.0, lease.ends - time.monotonic()) if lease else 0.0
 
     def __call__(self, refused: str | None = None) -> tuple[str, str]:
         """User and password for a connection. `refused` is a user that the database did not let in.
@@ -88,8 +98,8 @@ class DatabaseLogin:
                 if renewed is not None:
                     self._lease = renewed
                 elif not self._replace("its lease cannot be made longer"):
-                    # Not at once again; and never later than the end.
-                    self._lease = _at(lease, time.monotonic() + jittered(*_PAUSE))
+                    pause = min(jittered(*_PAUSE) * 2.0 ** min(self._refused_by_vault, 20), _LONGEST_PAUSE)
+                    self._lease = replace(lease, renew_at=time.monotonic() + pause)
 
     def _renewed(self, lease: _Lease) -> _Lease | None:
         """The same login for about its whole life again; None when Vault gives it less, or nothing."""
@@ -109,8 +119,13 @@ class DatabaseLogin:
         try:
             self._lease = self._fetched()
         except VaultError as error:
-            _log.warning("no new database login", reason=reason, error=type(error).__name__)
+            self._refused_by_vault = 0 if error.transient else self._refused_by_vault + 1
+            if self._refused_by_vault:
+                _log.error("Vault refuses the database login", reason=reason, why=str(error))
+            else:
+                _log.warning("no new database login", reason=reason, error=type(error).__name__)
             return False
+        self._refused_by_vault = 0
         _log.info("new database login", reason=reason)
         return True
 
@@ -123,7 +138,3 @@ class DatabaseLogin:
         life = seconds_of(answer.get("lease_duration"), self._path)
         now = time.monotonic()
         return _Lease(user, password, lease, life, now + life, now + life * jittered(*_RENEW_AT))
-
-
-def _at(lease: _Lease, moment: float) -> _Lease:
-    return _Lease(lease.user, lease.password, lease.id, lease.life, lease.ends, moment)

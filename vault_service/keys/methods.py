@@ -17,6 +17,9 @@ import structlog
 from vault_service.keys.answers import (
     VaultBadAnswer,
     VaultDenied,
+    VaultLockedOut,
+    VaultLoginFile,
+    VaultLoginRefused,
     VaultNotFound,
     VaultRefused,
     VaultWrappingRefused,
@@ -109,6 +112,7 @@ class Token:
     value: str = field(repr=False)
     ends: float = math.inf
     renew_at: float = math.inf
+    life: float = math.inf  # seconds it had when it was given or last renewed
 
     @classmethod
     def living(cls, value: str, seconds: float) -> "Token":
@@ -116,7 +120,7 @@ class Token:
         if seconds == 0:
             return cls(value)
         now = time.monotonic()
-        return cls(value, now + seconds, now + max(min(seconds, 1.0), seconds * jittered(*_RENEW)))
+        return cls(value, now + seconds, now + max(min(seconds, 1.0), seconds * jittered(*_RENEW)), seconds)
 
     @property
     def seconds_left(self) -> float:
@@ -136,15 +140,16 @@ class Authenticator:
         self._unsure: str | None = None  # the wrapping token that we sent, and got no answer
 
     def log_in(self, deadline: float) -> Token:
-        """A fresh token. VaultDenied when the login is refused or a file of it cannot be read."""
+        """A fresh token. VaultLoginRefused when it is refused, VaultLoginFile when a file of it cannot be read."""
         match self._login:
             case TokenValue(value):
                 return self._looked_up(value, deadline)
             case TokenFile(path):
                 return self._looked_up(_secret(path), deadline)
             case AppRole(role_id_file, secret_id_file, mount, wrapped):
+                role_id = _secret(role_id_file)
                 secret_id = self._unwrap(secret_id_file, mount, deadline) if wrapped else _secret(secret_id_file)
-                ids = {"role_id": _secret(role_id_file), "secret_id": secret_id}
+                ids = {"role_id": role_id, "secret_id": secret_id}
                 return self._token_from(mount, ids, "the role id or the secret id is not accepted", deadline)
             case Kubernetes(role, token_file, mount) | Jwt(role, token_file, mount):
                 proof = {"role": role, "jwt": _secret(token_file)}
@@ -155,16 +160,39 @@ class Authenticator:
                 named = {"name": role} if role else {}
                 return self._token_from(mount, named, "the role or the certificate is not accepted", deadline)
 
+    def secret_id(self) -> str | None:
+        """The secret id that an AppRole's next login shows; None where it cannot be read."""
+        if self._unwrapped is not None:
+            return self._unwrapped.secret_id
+        return _readable(self._login.secret_id_file) if isinstance(self._login, AppRole) else None
+
+    def token_shown(self) -> str | None:
+        """The token that the next login takes from a file; None where there is none to read."""
+        return _readable(self._login.path) if isinstance(self._login, TokenFile) else None
+
     def _token_from(self, mount: str, body: Mapping[str, object], refused: str, deadline: float) -> Token:
         path = f"auth/{mount}/login"
         try:
             return token_of(self._send("POST", path, body, None, deadline), path)
         except VaultRefused:  # how most methods say that what was shown is wrong or has ended
-            pass
-        raise VaultDenied(f"{path}: {refused}")
+            locked = False
+        except VaultDenied:  # an AppRole's own refusals are all 400: this one comes from before it
+            locked = isinstance(self._login, AppRole)
+        if locked:
+            raise VaultLockedOut(
+                f"{path}: Vault has locked the role out after too many wrong secret ids (sys/locked-users shows it; "
+                f"15 minutes by default), or nothing is mounted at auth/{mount}"
+            )
+        raise VaultLoginRefused(f"{path}: {refused}")
 
     def _looked_up(self, value: str, deadline: float) -> Token:
-        data = data_of(self._send("GET", _LOOKUP_SELF, None, value, deadline), _LOOKUP_SELF)
+        try:
+            answer = self._send("GET", _LOOKUP_SELF, None, value, deadline)
+        except VaultDenied:
+            answer = None
+        if answer is None:
+            raise VaultLoginRefused(f"{_LOOKUP_SELF}: the token has ended, was revoked, or may not look at itself")
+        data = data_of(answer, _LOOKUP_SELF)
         return Token.living(value, seconds_of(data.get("ttl"), _LOOKUP_SELF))
 
     def _unwrap(self, file: Path, mount: str, deadline: float) -> str:
@@ -175,7 +203,7 @@ class Authenticator:
         """
         try:
             wrapping = _secret(file)
-        except VaultDenied:
+        except VaultLoginFile:
             if self._unwrapped is not None:
                 return self._unwrapped.secret_id  # who gave the file may take it away once it is used
             raise
@@ -242,5 +270,12 @@ def _secret(path: Path) -> str:
     except (OSError, ValueError):
         secret = ""
     if not secret:
-        raise VaultDenied(f"the login file {path} cannot be read or is empty")
+        raise VaultLoginFile(f"the login file {path} cannot be read or is empty")
     return secret
+
+
+def _readable(path: Path) -> str | None:
+    try:
+        return _secret(path)
+    except VaultLoginFile:
+        return None

@@ -22,6 +22,8 @@ from vault_service.keys.answers import (
     VaultCircuitOpen,
     VaultDenied,
     VaultError,
+    VaultLockedOut,
+    VaultLoginRefused,
     VaultNotFound,
     VaultRateLimited,
     VaultRefused,
@@ -53,6 +55,8 @@ __all__ = [
     "VaultCircuitOpen",
     "VaultDenied",
     "VaultError",
+    "VaultLockedOut",
+    "VaultLoginRefused",
     "VaultNotFound",
     "VaultRateLimited",
     "VaultRefused",
@@ -236,6 +240,19 @@ class Vault:
     def seconds_left(self) -> float:
         """Seconds until the login ends, infinite for one without end; 0 when there is none yet."""
         return self._keeper.seconds_left
+
+    @property
+    def login_problem(self) -> str | None:
+        """Why Vault refuses the login, or will refuse the next one, in words without a secret; None when all is well.
+
+        Calls may still succeed: under a token that lives, or keys that are in memory.
+        """
+        return self._keeper.problem
+
+    @property
+    def credential_seconds_left(self) -> float:
+        """Seconds until what the next login shows is no longer good; infinite without end, NaN when not known."""
+        return self._keeper.credential_left
 
     def renew(self) -> None:
         """Make the login live on: renew the token or, where it cannot live longer, log in afresh.

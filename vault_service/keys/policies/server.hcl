@@ -25,6 +25,11 @@ path "auth/token/renew-self" {
   capabilities = ["update"]
 }
 
+# Ask when the server's own secret id ends, so that somebody can be told in time. It takes a secret id that one has.
+path "auth/approle/role/ssn-vault-server/secret-id/lookup" {
+  capabilities = ["update"]
+}
+
 # Tell an ended login from a call that is not allowed.
 path "auth/token/lookup-self" {
   capabilities = ["read"]
