@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -159,7 +160,13 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
         calls_at_once=limits.calls_at_once,
         items_at_once=limits.items_at_once,
     )
-    chain = Chain(settings.server.trust_domain, PersonVerifier(settings.issuers), meter, limits.least_seconds_left)
+    chain = Chain(
+        settings.server.trust_domain,
+        PersonVerifier(settings.issuers),
+        meter,
+        limits.least_seconds_left,
+        timedelta(days=settings.server.longest_client_certificate_days),
+    )
     certificates = CertificateFiles(settings.server)
     server, health, port = make_server(settings.server, certificates, limits, method_handlers(Servicer(batcher), chain))
     state = _Health(store, control, keyring)

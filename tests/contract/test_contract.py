@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def test_a_method_without_an_access_rule_fails_closed() -> None:
             yield b"reached"
 
     async def scenario() -> list[Failure]:
-        chain = Chain("ssn-vault.dev", PersonVerifier(()), RefusalMeter(60), 0.01)
+        chain = Chain("ssn-vault.dev", PersonVerifier(()), RefusalMeter(60), 0.01, timedelta(days=90))
         handlers: Any = {
             "Unlisted": grpc.unary_unary_rpc_method_handler(chain.unary("Unlisted", handle)),
             "UnlistedStream": grpc.stream_stream_rpc_method_handler(chain.stream("UnlistedStream", handle_stream)),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,15 @@ def test_a_certificate_names_exactly_one_client_of_our_trust_domain(own: Stack, 
                 stub.Tokenize(ONE, timeout=SECONDS)
             failure = failure_of(caught.value)
             assert (failure.status, failure.reason) == ("PERMISSION_DENIED", "NOT_PERMITTED"), kind
-        cert, key = authority.issue("sis", uris("ssn-vault.dev/client/sis"))
-        assert tokenizes(replace(own.profile("sis", server), cert=cert, key=key))
+        for life, allowed in ((89, True), (3650, False)):
+            cert, key = authority.issue("sis", uris("ssn-vault.dev/client/sis"), timedelta(days=life))
+            profile = replace(own.profile("sis", server), cert=cert, key=key)
+            with stub_of(profile) as stub:
+                if allowed:
+                    assert stub.Tokenize(ONE, timeout=SECONDS).results[0].token
+                else:
+                    failure = refused(lambda: stub.Tokenize(ONE, timeout=SECONDS))
+                    assert (failure.status, failure.reason) == ("PERMISSION_DENIED", "NOT_PERMITTED")
 
 
 def test_a_new_server_certificate_is_used_without_a_restart_or_a_failed_call(own: Stack) -> None:

@@ -27,11 +27,13 @@ class Authority:
         self.ca = directory / "ca.pem"
         self.ca.write_bytes(certificate.public_bytes(Encoding.PEM))
 
-    def issue(self, file: str, names: Sequence[x509.GeneralName]) -> tuple[Path, Path]:
-        """Certificate and key files of a client with these subject alternative names."""
+    def issue(
+        self, file: str, names: Sequence[x509.GeneralName], life: timedelta = timedelta(days=1)
+    ) -> tuple[Path, Path]:
+        """Certificate and key files of a client with these subject alternative names, good for `life` from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a client of the tests")])
-        builder = self._builder(subject, key)
+        builder = self._builder(subject, key, life)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
@@ -40,7 +42,9 @@ class Authority:
         key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return cert, key_file
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, life: timedelta = timedelta(days=1)
+    ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
@@ -49,5 +53,5 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(minutes=5))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_after(now + life)
         )

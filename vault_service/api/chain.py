@@ -8,6 +8,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final, TypeVar
@@ -58,9 +59,15 @@ class Chain:
     """Wraps handlers."""
 
     def __init__(
-        self, trust_domain: str, people: PersonVerifier, meter: RefusalMeter, least_seconds_left: float
+        self,
+        trust_domain: str,
+        people: PersonVerifier,
+        meter: RefusalMeter,
+        least_seconds_left: float,
+        longest_certificate: timedelta,
     ) -> None:
         self._trust_domain = trust_domain
+        self._longest_certificate = longest_certificate
         self._people = people
         self._meter = meter
         self._least_seconds_left = least_seconds_left
@@ -127,7 +134,9 @@ class Chain:
     def _client(self, context: Context) -> CertifiedClient:
         # Not by the peer's address: another connection can come from it later.
         pem = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
-        return certified_client(pem, self._trust_domain) if pem else CertifiedClient(None, "")
+        if not pem:
+            return CertifiedClient(None, "")
+        return certified_client(pem, self._trust_domain, self._longest_certificate)
 
     async def _person(self, context: Context) -> PersonClaim:
         tokens = [value for key, value in context.invocation_metadata() or () if key == PERSON_KEY]

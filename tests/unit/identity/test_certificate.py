@@ -9,19 +9,21 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from structlog.testing import capture_logs
 
 from vault_service.identity.certificate import certified_client
 
 TRUST_DOMAIN = "vault.example"
 SIS = f"spiffe://{TRUST_DOMAIN}/client/sis"
 SERIAL = 0x1F2E3D4C
+LONGEST = timedelta(days=90)
 
 
-def _pem(*names: x509.GeneralName, common_name: str = "") -> bytes:
+def _pem(*names: x509.GeneralName, common_name: str = "", life: timedelta = timedelta(days=1)) -> bytes:
     key = generate_private_key(SECP256R1())
     attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
     subject = x509.Name(attributes)
-    today = datetime.now(UTC)
+    today = datetime.now(UTC) - timedelta(minutes=1)
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -29,7 +31,7 @@ def _pem(*names: x509.GeneralName, common_name: str = "") -> bytes:
         .public_key(key.public_key())
         .serial_number(SERIAL)
         .not_valid_before(today)
-        .not_valid_after(today + timedelta(days=1))
+        .not_valid_after(today + life)
     )
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -41,12 +43,12 @@ def _uri(text: str) -> x509.UniformResourceIdentifier:
 
 
 def test_the_one_uri_names_the_client_and_the_serial_stands_in_the_record() -> None:
-    assert certified_client(_pem(_uri(SIS)), TRUST_DOMAIN) == ("sis", "1f2e3d4c")
+    assert certified_client(_pem(_uri(SIS)), TRUST_DOMAIN, LONGEST) == ("sis", "1f2e3d4c")
 
 
 def test_names_of_other_kinds_beside_it_do_not_matter() -> None:
     pem = _pem(x509.DNSName("registrar"), _uri(SIS), x509.IPAddress(IPv4Address("127.0.0.1")), common_name="registrar")
-    assert certified_client(pem, TRUST_DOMAIN).name == "sis"
+    assert certified_client(pem, TRUST_DOMAIN, LONGEST).name == "sis"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_names_of_other_kinds_beside_it_do_not_matter() -> None:
     ],
 )
 def test_none_or_several_uris_name_nobody(names: tuple[x509.GeneralName, ...]) -> None:
-    assert certified_client(_pem(*names, common_name="sis"), TRUST_DOMAIN) == (None, "1f2e3d4c")
+    assert certified_client(_pem(*names, common_name="sis"), TRUST_DOMAIN, LONGEST) == (None, "1f2e3d4c")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_none_or_several_uris_name_nobody(names: tuple[x509.GeneralName, ...]) -
     ],
 )
 def test_another_trust_domain_names_nobody(uri: str) -> None:
-    assert certified_client(_pem(_uri(uri)), TRUST_DOMAIN).name is None
+    assert certified_client(_pem(_uri(uri)), TRUST_DOMAIN, LONGEST).name is None
 
 
 @pytest.mark.parametrize(
@@ -108,14 +110,25 @@ def test_another_trust_domain_names_nobody(uri: str) -> None:
     ],
 )
 def test_another_path_names_nobody(path: str) -> None:
-    assert certified_client(_pem(_uri(f"spiffe://{TRUST_DOMAIN}{path}")), TRUST_DOMAIN).name is None
+    assert certified_client(_pem(_uri(f"spiffe://{TRUST_DOMAIN}{path}")), TRUST_DOMAIN, LONGEST).name is None
 
 
 def test_the_longest_name_is_taken() -> None:
     name = "a" * 63
-    assert certified_client(_pem(_uri(f"spiffe://{TRUST_DOMAIN}/client/{name}")), TRUST_DOMAIN).name == name
+    assert certified_client(_pem(_uri(f"spiffe://{TRUST_DOMAIN}/client/{name}")), TRUST_DOMAIN, LONGEST).name == name
 
 
 @pytest.mark.parametrize("pem", [b"", b"nothing", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
 def test_what_is_no_certificate_names_nobody(pem: bytes) -> None:
-    assert certified_client(pem, TRUST_DOMAIN) == (None, "")
+    assert certified_client(pem, TRUST_DOMAIN, LONGEST) == (None, "")
+
+
+@pytest.mark.parametrize(("life", "name"), [(LONGEST, "sis"), (LONGEST + timedelta(seconds=1), None)])
+def test_a_certificate_that_lives_longer_than_allowed_names_nobody_and_is_in_the_log(
+    life: timedelta, name: str | None
+) -> None:
+    pem = _pem(_uri(SIS), life=life)
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert certified_client(pem, TRUST_DOMAIN, LONGEST) == (name, "1f2e3d4c")
+    assert [log["certificate"] for log in logs] == ["1f2e3d4c"] * (name is None)
