@@ -2,12 +2,14 @@
 
 The wrapped keys in force come in (`want`), a way to unwrap them is given once; ready keys go out, or
 KEYS_UNAVAILABLE. Vault away: keys serve until their lease ends, then calls fail, and the keyring keeps
-asking until Vault is back (promise 8). What Python cannot do is overwrite the bytes of a key that is
+asking until Vault is back (promise 8). A key that Vault refuses to open is told at once, while it is still in memory:
+when its lease ends, its rows are out of reach. What Python cannot do is overwrite the bytes of a key that is
 dropped; the threat model says so.
 """
 
 import hmac
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,11 +18,14 @@ from typing import Final
 
 import structlog
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from prometheus_client import Gauge
 
 from vault_service.errors import CallError, Reason
 from vault_service.keys.names import KeyName
 from vault_service.keys.transit import VaultError
 
+REFUSED: Final = Gauge("ssn_vault_keys_refused", "Keys in force that Vault refuses to open; those in memory serve on")
+SECONDS_LEFT: Final = Gauge("ssn_vault_key_seconds_left", "Seconds until the first key in force leaves memory")
 _RETRY_SECONDS: Final = 0.5  # between two attempts while Vault is away
 _log: Final = structlog.stdlib.get_logger("ssn_vault.keys")
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would log every refused connection
@@ -45,6 +50,7 @@ class Keyring:
         self._lease = lease_seconds
         self._wrapped: Mapping[KeyName, str] = {}
         self._keys: dict[KeyName, Key] = {}
+        self._failing: dict[KeyName, type[VaultError]] = {}  # why the last attempt to load it failed
         self._load_lock = threading.Lock()
         self._wake = threading.Condition()
         self._stopped = False
@@ -52,6 +58,7 @@ class Keyring:
 
     def start(self) -> None:
         """Begin to keep the keys alive."""
+        SECONDS_LEFT.set_function(lambda: self.seconds_left)
         self._thread.start()
 
     def stop(self) -> None:
@@ -70,6 +77,9 @@ class Keyring:
             for name in list(self._keys):
                 if name not in wrapped:
                     self._keys.pop(name, None)
+            for name in self._failing.keys() - wrapped.keys():
+                del self._failing[name]
+            self._count_refused()
         # A key wrapped anew is the same key: it is asked for again when its lease says so.
         self._load(lambda key: key is None)
         with self._wake:
@@ -100,6 +110,18 @@ class Keyring:
         """Whether every key in force can be used now."""
         return all(map(self.holds, self._wrapped))
 
+    @property
+    def refused(self) -> tuple[KeyName, ...]:
+        """The keys in force that Vault refused to open when it was last asked, whether or not they are in memory."""
+        return tuple(name for name, error in list(self._failing.items()) if not error.transient)
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the first key in force leaves memory: 0 when one is not there, infinite when there is none."""
+        keys = self._keys
+        ends = [keys[name].ends if name in keys else 0.0 for name in list(self._wrapped)]
+        return max(0.0, min(ends) - time.monotonic()) if ends else math.inf
+
     def _keep_alive(self) -> None:
         while not self._stopped:
             now = time.monotonic()
@@ -128,10 +150,34 @@ class Keyring:
                 try:
                     secret = self._unwrap(name.transit, wrapped)
                 except VaultError as error:
-                    _log.warning("key not loaded", key=name.transit, error=type(error).__name__)
+                    self._failed(name, error)
                     complete = False
                     if error.transient:
                         break  # the others would only wait for the same Vault
                     continue
                 self._keys[name] = Key(name.version, secret, AESGCM(secret), asked + self._lease)
+                if self._failing.pop(name, None) is not None:
+                    _log.info("key loaded again", key=name.transit)
+            self._count_refused()
         return complete
+
+    def _failed(self, name: KeyName, error: VaultError) -> None:
+        """Say why a key was not loaded, once for each reason."""
+        before, self._failing[name] = self._failing.get(name), type(error)
+        if before is type(error):
+            return
+        key = self._keys.get(name)
+        left = max(0, round(key.ends - time.monotonic())) if key else 0
+        if error.transient:
+            _log.warning("key not loaded", key=name.transit, error=type(error).__name__, seconds_left=left)
+        else:
+            _log.critical(
+                "Vault refuses to open a key in force: rows under it are out of reach when its lease ends. "
+                "See ssn-vault keys status",
+                key=name.transit,
+                error=type(error).__name__,
+                seconds_left=left,
+            )
+
+    def _count_refused(self) -> None:
+        REFUSED.set(len(self.refused))

@@ -6,7 +6,7 @@ A login at Vault and a key version's name come in. No key is ever seen in the cl
 import base64
 
 from vault_service.keys.names import KeyName
-from vault_service.keys.transit import Vault, VaultBadAnswer, VaultDenied, VaultRefused
+from vault_service.keys.transit import Vault, VaultBadAnswer, VaultDenied, VaultNotFound, VaultRefused
 
 
 def rotate_wrapping_key(vault: Vault, name: KeyName, wrapped: str) -> str:
@@ -23,6 +23,29 @@ def rotate_wrapping_key(vault: Vault, name: KeyName, wrapped: str) -> str:
 def wrapping_key_exists(vault: Vault, name: KeyName) -> bool:
     """Whether what `name` wraps could still be opened by somebody."""
     return vault.read(f"transit/keys/{name.transit}") is not None
+
+
+def still_opens(vault: Vault, name: KeyName, wrapped: str) -> bool | None:
+    """Whether Vault still opens `wrapped` under its wrapping key; None when this login may not find out.
+
+    Asked by wrapping it again, which changes nothing and shows no key. A login without that right can only see whether
+    the wrapping key is there.
+    """
+    context = base64.b64encode(name.transit.encode()).decode()
+    try:
+        vault.write(f"transit/rewrap/{name.transit}", ciphertext=wrapped, context=context)
+    except (VaultRefused, VaultNotFound):
+        return False
+    except VaultDenied:
+        may_rewrap = False
+    else:
+        may_rewrap = True
+    if may_rewrap:
+        return True
+    try:
+        return None if wrapping_key_exists(vault, name) else False  # one that is there may be another one
+    except VaultDenied:
+        return None
 
 
 def allow_deletion(vault: Vault, name: KeyName) -> bool:

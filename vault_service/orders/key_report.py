@@ -45,16 +45,21 @@ def key_lines(
     records: Mapping[KeyName, int],
     encryptions: Mapping[tuple[str, int], int],
     undeleted: Collection[KeyName],
+    unopened: Collection[KeyName],
     periods: Periods,
     now_ms: int,
 ) -> list[KeyLine]:
-    """A line a version, sorted. `undeleted` are destroyed versions whose wrapping key is still in Vault."""
+    """A line a version, sorted. `undeleted` are destroyed versions whose wrapping key is still in Vault, `unopened`
+    versions in use that Vault does not open.
+    """
     lines = []
     for name in sorted({version.name for versions in state.keys.values() for version in versions} | set(records)):
         version = state.version(name)
         used = encryptions.get((name.scope, name.version), 0) if name.kind is KeyKind.DATA else None
         scope, rows = scope_option(state, name.scope), records.get(name, 0)
         problems = _problems(scope, name, version, rows, used or 0, periods, now_ms)
+        if name in unopened:
+            problems.insert(0, _lost(scope, name))
         if name in undeleted:
             problems.append(
                 "it is destroyed for the service, but Vault still has its wrapping key: "
@@ -76,6 +81,16 @@ def key_lines(
             )
         )
     return lines
+
+
+def _lost(scope: str, name: KeyName) -> str:
+    return (
+        f"Vault does not open it any more: the wrapping key {name.transit} was deleted, or is another one now. Servers "
+        "serve it from memory until their leases end (keys.lease_seconds); do not restart them. Restore the key at "
+        f"Vault: transit/keys/{name.transit}/soft-delete-restore where it was only taken out of service, else a "
+        f"snapshot. Meanwhile its rows can be moved to a new key: ssn-vault keys rotate --kind {name.kind} {scope}, "
+        f"then ssn-vault keys reencrypt {scope}"
+    )
 
 
 def scope_option(state: ControlState, scope: str) -> str:

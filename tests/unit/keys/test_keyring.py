@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from vault_service.errors import CallError, Reason
 from vault_service.keys import keyring as keyring_module
@@ -218,6 +220,52 @@ def test_a_key_that_vault_refuses_for_good_leaves_the_others_alone(
     _until(lambda: len(vault.times(INDEX)) == 2)  # still renewed
     vault.refused.clear()
     _until(lambda: keyring.complete)
+
+
+def refused_by_vault() -> float:
+    return REGISTRY.get_sample_value("ssn_vault_keys_refused") or 0.0
+
+
+def test_a_key_that_vault_refuses_is_told_once_while_it_is_still_in_memory(
+    keyring: Keyring, vault: Unwrapping, clock: Clock
+) -> None:
+    keyring.want(_wrapped(DATA, INDEX))
+    assert keyring.seconds_left == LEASE
+    keyring.start()
+    with capture_logs() as logs:
+        vault.refused.add(DATA.transit)
+        clock.now += LEASE / 2
+        _settle(keyring, clock, DATA, INDEX)
+        _until(lambda: len(vault.times(DATA)) > 5)
+        assert not _unavailable(keyring, DATA)
+        assert keyring.refused == (DATA,)
+        assert refused_by_vault() == 1
+        (told,) = [log for log in logs if log["log_level"] == "critical"]
+        assert (told["key"], told["seconds_left"]) == (DATA.transit, LEASE / 2)
+        assert keyring.seconds_left == LEASE / 2
+        vault.refused.clear()
+        _until(lambda: keyring.refused == ())
+    assert refused_by_vault() == 0
+    assert keyring.seconds_left == LEASE
+
+
+def test_a_vault_that_is_away_is_no_refusal(keyring: Keyring, vault: Unwrapping) -> None:
+    vault.away = True
+    with capture_logs() as logs:
+        keyring.want(_wrapped(DATA))
+        keyring.want(_wrapped(DATA))
+    assert [log["log_level"] for log in logs] == ["warning"]
+    assert keyring.refused == ()
+    assert keyring.seconds_left == 0
+
+
+def test_a_refused_key_that_nobody_wants_any_more_is_no_alarm(keyring: Keyring, vault: Unwrapping) -> None:
+    vault.refused.add(DATA.transit)
+    keyring.want(_wrapped(DATA))
+    assert refused_by_vault() == 1
+    keyring.want({})
+    assert keyring.refused == ()
+    assert refused_by_vault() == 0
 
 
 def test_while_vault_is_away_it_is_asked_once_and_not_for_every_key(keyring: Keyring, vault: Unwrapping) -> None:

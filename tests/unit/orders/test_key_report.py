@@ -31,7 +31,7 @@ DESTROYED = steps((Action.ACTIVATE_KEY, 2), (Action.RETIRE_KEY, 1), (Action.DEST
 
 
 def lines(state: ControlState, days: float = 0, **known: Any) -> list[KeyLine]:
-    found = {"records": {}, "encryptions": {}, "undeleted": (), "periods": PERIODS, **known}
+    found = {"records": {}, "encryptions": {}, "undeleted": (), "unopened": (), "periods": PERIODS, **known}
     return key_lines(state, now_ms=NOW + int(days * DAY), **found)
 
 
@@ -65,6 +65,8 @@ def test_a_line_says_what_there_is() -> None:
             1,
             "destroy --kind data --domain k12 --version 1 --confirm k12/data/1",
         ),
+        (ACTIVATED, 0, {"unopened": [TWO]}, 2, "wrapping key ssn-vault-k12-data-2 was deleted, or is another one now"),
+        (ACTIVATED, 0, {"unopened": [ONE]}, 1, "then ssn-vault keys reencrypt --domain k12"),
         (steps(), 0.1, {}, 2, "never became active: ssn-vault keys rotate --kind data --domain k12 goes on"),
         (ACTIVATED, 0, {"records": {KeyName("k12", KeyKind.DATA, 9): 1}}, 9, "no key of ours"),
     ],
