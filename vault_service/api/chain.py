@@ -143,8 +143,7 @@ class Chain:
         token = tokens[0]
         if len(tokens) != 1 or not isinstance(token, str):
             return PersonClaim(None)
-        known = self._people.known(token)
-        return known if known is not None else await asyncio.to_thread(self._people.verify, token)
+        return await self._people.claim(token)
 
     async def _fail(self, method: str, context: Context, error: BaseException, began: float) -> None:
         """End the call with the status of `error`; raises always."""

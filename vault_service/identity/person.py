@@ -1,56 +1,67 @@
 """From a signed token (JWT, RFC 7519) to the person's name: signature, algorithm, issuer, audience, life.
 
 A token comes in, a `PersonClaim` goes out; whether that person may act through a client is the policy's to
-say. Keys of issuers are fetched, kept, and fetched again for an unknown key id or after an hour.
+say. Where issuers' keys come from is not known here.
 """
 
+import asyncio
 import threading
 import time
+from concurrent.futures import Future, wait
 from hashlib import sha256
 from typing import Any, Final
 
 import jwt
-import requests
-import structlog
 
 from vault_service.config import IssuerSettings
 from vault_service.errors import CallError, Reason
 from vault_service.identity.caller import PersonClaim
+from vault_service.identity.issuer_keys import FETCH_SECONDS, IssuerKeys
 
 LONGEST_TOKEN: Final = 8192  # characters
-_KEYS_LIVE: Final = 3600.0  # seconds
-_FETCH_PAUSE: Final = 2.0  # seconds between two fetches, whatever key ids strangers invent
-_FETCH_TIMEOUT: Final = 3.0
 _REMEMBERED: Final = 4096  # verified tokens
 _INVALID: Final = PersonClaim(None)
-_log: Final = structlog.stdlib.get_logger("ssn_vault.identity")
+# TypeError: a key that is not the algorithm's, or a time that is no number.
+_MALFORMED: Final = (jwt.PyJWTError, KeyError, ValueError, TypeError, OverflowError)
 
 
 class PersonVerifier:
-    """Verifies tokens of the configured issuers. `known` is quick; `verify` may wait for an issuer's keys."""
+    """Verifies tokens of the configured issuers. `known` is quick; `claim` may wait for an issuer's keys."""
 
     def __init__(self, issuers: tuple[IssuerSettings, ...]) -> None:
-        self._issuers = {settings.issuer: (settings, _IssuerKeys(settings)) for settings in issuers}
+        self._issuers = {settings.issuer: (settings, IssuerKeys(settings)) for settings in issuers}
         self._verified: dict[bytes, tuple[PersonClaim, float]] = {}
         self._lock = threading.Lock()
+
+    async def claim(self, token: str) -> PersonClaim:
+        """`verify`, for an event loop. No thread waits meanwhile: a slow issuer must not use up those of others."""
+        if (known := self.known(token)) is not None:
+            return known
+        if (fetch := self._fetch_for(token)) is not None:
+            await asyncio.wait([asyncio.wrap_future(fetch)], timeout=FETCH_SECONDS)
+        return await asyncio.to_thread(self.verify, token, wait_seconds=0.0)
 
     def known(self, token: str) -> PersonClaim | None:
         """The claim of a token that was verified before and still lives; None: it must be verified."""
         found = self._verified.get(sha256(token.encode()).digest())
         return found[0] if found and time.time() < found[1] else None
 
-    def verify(self, token: str) -> PersonClaim:
+    def verify(self, token: str, wait_seconds: float = FETCH_SECONDS) -> PersonClaim:
         """The claim in `token`; its name is None for one that does not hold, for whatever reason.
 
-        CallError KEYS_UNAVAILABLE when the issuer's keys cannot be had, so that nothing can be said.
+        Waits for the issuer's keys up to `wait_seconds` where the token names one that is not known. CallError
+        KEYS_UNAVAILABLE when they cannot be had by then, so that nothing can be said.
         """
         if len(token) > LONGEST_TOKEN:
             return _INVALID
+        if wait_seconds and (fetch := self._fetch_for(token)) is not None:
+            wait([fetch], timeout=wait_seconds)
         try:
-            unverified = jwt.decode(token, options={"verify_signature": False})
-            issuer, keys = self._issuers[str(unverified.get("iss"))]
-            key = keys.find(str(jwt.get_unverified_header(token).get("kid")))
+            issuer, keys, key_id = self._named_in(token)
+            key = keys.get(key_id)
             if key is None:
+                if not keys.any or keys.fetching:
+                    raise CallError(Reason.KEYS_UNAVAILABLE)
                 return _INVALID
             claims: dict[str, Any] = jwt.decode(
                 token,
@@ -62,8 +73,7 @@ class PersonVerifier:
                 options={"require": ["exp", "iat", "aud", "iss", issuer.person_claim]},
             )
             lives = claims["exp"] - claims["iat"]
-        except (jwt.PyJWTError, KeyError, ValueError, TypeError, OverflowError):
-            # TypeError: a key that is not the algorithm's, or a time that is no number
+        except _MALFORMED:
             return _INVALID
         name = claims[issuer.person_claim]
         if not isinstance(name, str) or not 0 < lives <= issuer.longest_life:
@@ -75,49 +85,18 @@ class PersonVerifier:
             self._verified[sha256(token.encode()).digest()] = (claim, float(claims["exp"]) + issuer.leeway)
         return claim
 
-
-class _IssuerKeys:
-    """The public keys of one issuer, by key id."""
-
-    def __init__(self, settings: IssuerSettings) -> None:
-        self._settings = settings
-        self._keys: dict[str, jwt.PyJWK] = {}
-        self._fetched = 0.0
-        self._tried = 0.0
-        self._lock = threading.Lock()
-
-    def find(self, key_id: str) -> jwt.PyJWK | None:
-        """The key of this id; None when the issuer has none such. CallError when there are no keys at all."""
-        with self._lock:
-            now = time.monotonic()
-            old = not self._fetched or now - self._fetched > _KEYS_LIVE
-            if (old or key_id not in self._keys) and (not self._tried or now - self._tried > _FETCH_PAUSE):
-                self._tried = now
-                self._fetch()
-            if not self._keys:
-                raise CallError(Reason.KEYS_UNAVAILABLE)
-            return self._keys.get(key_id)
-
-    def _fetch(self) -> None:
-        """Replace the keys; keep the old ones when that fails."""
-        settings = self._settings
+    def _fetch_for(self, token: str) -> "Future[None] | None":
+        """The fetch of the issuer's keys that `token` has to wait for, if any."""
+        if len(token) > LONGEST_TOKEN:
+            return None
         try:
-            if settings.jwks_file is not None:
-                found = jwt.PyJWKSet.from_json(settings.jwks_file.read_text("utf-8"))
-            else:
-                with requests.Session() as session:
-                    session.trust_env = False
-                    answer = session.get(
-                        settings.jwks_url or "",
-                        timeout=_FETCH_TIMEOUT,
-                        verify=str(settings.ca_file) if settings.ca_file else True,
-                        allow_redirects=False,
-                    )
-                    answer.raise_for_status()
-                    found = jwt.PyJWKSet.from_dict(answer.json())
-        except (OSError, ValueError, TypeError, AttributeError, jwt.PyJWTError) as error:
-            # requests' errors are OSErrors; PyJWT takes apart what is no mapping with the other two
-            _log.warning("an issuer's keys cannot be had", error=type(error).__name__)
-            return
-        self._keys = {key.key_id: key for key in found.keys if key.key_id}
-        self._fetched = time.monotonic()
+            _, keys, key_id = self._named_in(token)
+        except _MALFORMED:
+            return None
+        return keys.fetch_for(key_id)
+
+    def _named_in(self, token: str) -> tuple[IssuerSettings, IssuerKeys, str]:
+        """The issuer and the key that an unverified token names; one of _MALFORMED where there are none such."""
+        unverified = jwt.decode(token, options={"verify_signature": False})
+        issuer, keys = self._issuers[str(unverified.get("iss"))]
+        return issuer, keys, str(jwt.get_unverified_header(token).get("kid"))

@@ -39,7 +39,7 @@ from vault_service.keys.answers import (
 from vault_service.keys.circuit import Circuit, Entry, retried
 from vault_service.keys.login import LoginKeeper
 from vault_service.keys.methods import AppRole, Certificate, Jwt, Kubernetes, Login, TokenFile, TokenValue, token_of
-from vault_service.keys.wire import new_session, until
+from vault_service.wire import new_session, until
 
 __all__ = [
     "AUDIT_KEY",

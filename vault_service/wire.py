@@ -1,4 +1,4 @@
-"""A connection to Vault whose every wait ends at one moment, however slowly the other side sends.
+"""A connection (to Vault, to an issuer) whose every wait ends at one moment, however slowly the other side sends.
 
 The moment comes in by `until`; a session of `requests` goes out. The timeout of `requests` alone is for each
 wait: an answer that drips, a byte a second, would never end. What is sent is not known here.
