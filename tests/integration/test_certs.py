@@ -6,6 +6,7 @@ import re
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ssnvault.v1 import ssn_vault_pb2 as pb
 from ssnvault.v1.ssn_vault_pb2_grpc import SsnVaultStub
 from tests.support.authority import Authority
 from tests.support.commands import DONE, REFUSED, USAGE, ssn_vault
-from tests.support.servers import presented, until
+from tests.support.servers import http, presented, serve, until
 from tests.support.stack import Stack
 from tests.support.wire import SECONDS, stub_of
 from vault_service.keys.setup import RENEWER, Right
@@ -260,3 +261,44 @@ def test_a_running_server_takes_up_new_certificates_without_a_lost_call(own: Sta
         for thread in threads:
             thread.join()
     assert not failed
+
+
+def test_files_that_are_no_good_leave_a_running_server_as_it_is_and_are_told(own: Stack) -> None:
+    files = own.certificates.server
+    good = {path: path.read_bytes() for path in (files.key, files.cert, own.certificates.ca)}
+    before, told = presented(own), own.log.read_text().count("changed certificate files are not used")
+
+    def metric(name: str, file: str) -> float:
+        (line,) = [
+            line for line in http(own.server, "/metrics")[1].splitlines() if line.startswith(f'{name}{{file="{file}"}}')
+        ]
+        return float(line.split()[1])
+
+    ends = x509.load_pem_x509_certificate(good[files.cert]).not_valid_after_utc.timestamp()
+    assert metric("ssn_vault_certificate_not_after_seconds", "server") == ends
+    try:
+        own.certificates.ca.write_bytes(b"")
+        files.cert.write_bytes(b"")
+        for file in ("server", "client_ca"):
+            until(lambda: metric("ssn_vault_certificate_refused", file) == 1)  # noqa: B023 - called at once
+        own.certificates.ca.with_name("trusted.pem").write_bytes(good[own.certificates.ca])
+        profile = replace(own.profile("sis"), ca=own.certificates.ca.with_name("trusted.pem"))
+        for _ in range(5):
+            with stub_of(profile) as stub:
+                assert stub.Tokenize(one(), timeout=SECONDS).results[0].token
+        assert own.log.read_text().count("changed certificate files are not used") == told + 2
+        assert metric("ssn_vault_certificate_not_after_seconds", "server") == ends
+    finally:
+        for path, content in good.items():
+            path.write_bytes(content)
+    for file in ("server", "client_ca"):
+        until(lambda: metric("ssn_vault_certificate_refused", file) == 0)  # noqa: B023 - called at once
+    assert presented(own) == before
+
+
+def test_a_server_without_a_client_authority_does_not_start(own: Stack, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.write_text("")
+    settings = {"SSN_VAULT_SERVER__CLIENT_CA": str(empty), "SSN_VAULT_SERVER__PORT": "0"}
+    status, said = serve(own.home.config_file, settings)
+    assert (status, "server.client_ca: the certificate file is empty" in said) == (USAGE, True), said
