@@ -39,6 +39,7 @@ PENDING: Final = Gauge(
 # Files are put in place one by one: for this long (seconds), a pair that does not fit is one that is being replaced.
 _SETTLE_SECONDS: Final = 2.0
 _AGAIN_SECONDS: Final = 60.0  # what is refused can become good as it is: a certificate that begins a moment later
+_WARN_AT: Final = 0.2  # of a life
 _SERVER_PURPOSES: Final = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
 _log: Final = structlog.stdlib.get_logger("ssn_vault.server")
 
@@ -62,6 +63,11 @@ class _ServerFiles:
         return self.leaf.not_valid_after_utc
 
     @property
+    def not_before(self) -> datetime:
+        """The beginning of the certificate."""
+        return self.leaf.not_valid_before_utc
+
+    @property
     def works(self) -> bool:
         """Whether clients can still accept it."""
         return datetime.now(UTC) < self.not_after
@@ -77,7 +83,16 @@ class _ClientAuthorities:
     @property
     def not_after(self) -> datetime:
         """The end of the first that ends: from then on some clients are refused."""
-        return min(authority.not_valid_after_utc for authority in self.living)
+        return self._first.not_valid_after_utc
+
+    @property
+    def not_before(self) -> datetime:
+        """The beginning of the one that ends first."""
+        return self._first.not_valid_before_utc
+
+    @property
+    def _first(self) -> x509.Certificate:
+        return min(self.living, key=lambda authority: authority.not_valid_after_utc)
 
     @property
     def works(self) -> bool:
@@ -106,12 +121,14 @@ class _Watched(Generic[_Content]):
         self._looked_at = _stamp(self._paths)
         self._again_at: float | None = None  # monotonic; when refused files are tried again
         self._told = False  # whether their refusal is in the log
+        self._warned = False  # whether the end of what is in use is
         self.current: _Content = read()
         REFUSED.labels(name)  # shown as 0 from the start: an increase can only be seen from something
         self._show()
 
     def look(self) -> bool:
         """Take changed files when they are good; whether `current` is another one now."""
+        self._warn()
         stamp, now = _stamp(self._paths), time.monotonic()
         if stamp != self._looked_at:
             self._looked_at, self._told, self._again_at = stamp, False, now + _SETTLE_SECONDS
@@ -149,7 +166,15 @@ class _Watched(Generic[_Content]):
         _log.info("certificate files read again", file=self._name, ends=found.not_after.isoformat())
         return None
 
+    def _warn(self) -> None:
+        """Say once that what is in use ends soon."""
+        ends, begins = self.current.not_after, self.current.not_before
+        if not self._warned and ends - datetime.now(UTC) < (ends - begins) * _WARN_AT:
+            self._warned = True
+            _log.warning("a certificate in use ends soon: replace it", file=self._name, ends=ends.isoformat())
+
     def _show(self) -> None:
+        self._warned = False
         NOT_AFTER.labels(self._name).set(self.current.not_after.timestamp())
         PENDING.labels(self._name).set(0)
 

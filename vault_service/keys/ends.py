@@ -15,7 +15,7 @@ from prometheus_client import Gauge
 
 from vault_service.keys.answers import VaultDenied, VaultError, VaultNotFound, data_of, seconds_of
 from vault_service.keys.credentials import ENDLESS, GONE, Life, Shown, own_life, shown_by
-from vault_service.keys.methods import AppRole, Authenticator, Login, Send, Token, TokenFile, TokenValue
+from vault_service.keys.methods import AppRole, Authenticator, Kubernetes, Login, Send, Token, TokenFile, TokenValue
 
 SECONDS_LEFT: Final = Gauge(
     "ssn_vault_login_seconds_left",
@@ -26,6 +26,7 @@ SECONDS_LEFT: Final = Gauge(
 LOOK_SECONDS: Final = 60.0  # between two looks at the files
 _ASK_SECONDS: Final = 3600.0  # between two questions to Vault while nothing changes
 _WARN_AT: Final = 0.2  # of a life
+_WARN_AT_KUBERNETES: Final = 0.1  # the kubelet replaces its tokens only when a fifth is left, and a little later
 _log: Final = structlog.stdlib.get_logger("ssn_vault.vault")
 
 
@@ -39,6 +40,7 @@ class Ends:
         self._life: Life | None = None
         self._asked: tuple[Shown, str] | None = None  # the files, and the token under which Vault was asked about them
         self._ask_at = float("-inf")
+        self._warn_at = _WARN_AT_KUBERNETES if isinstance(login, Kubernetes) else _WARN_AT
         self._warned: set[str] = set()
         self.problem: str | None = None
 
@@ -97,7 +99,7 @@ class Ends:
 
     def _warn(self, what: str, life: Life) -> None:
         """Once, until it is good for longer again."""
-        if life.left >= life.seconds * _WARN_AT:
+        if life.left >= life.seconds * self._warn_at:
             self._warned.discard(what)
         elif what not in self._warned:
             self._warned.add(what)

@@ -285,6 +285,23 @@ def test_a_certificate_that_begins_a_moment_later_is_taken_then(
     assert ends("server") == new.ends
 
 
+@pytest.mark.parametrize(("spent", "warned"), [(7, 0), (9, 1)])
+def test_a_fifth_of_a_life_before_the_end_there_is_one_warning(server: Server, spent: int, warned: int) -> None:
+    server.put_pair(pair(begins=-spent * DAY, ends=(10 - spent) * DAY))
+    files = CertificateFiles(server.settings)
+
+    def warnings() -> list[object]:
+        with capture_logs() as logs:
+            for _ in range(5):
+                files.look()
+        return [log["file"] for log in logs if log["log_level"] == "warning"]
+
+    assert warnings() == ["server"] * warned
+    assert warnings() == []
+    server.put(server.settings.client_ca, pair(ca=True, begins=-9 * DAY).cert + server.authority.cert)
+    assert warnings() == ["client_ca"]
+
+
 def test_files_that_only_root_may_read_are_named_and_taken_when_they_can_be_read(server: Server) -> None:
     """As when root renews them with mode 0600. Root itself reads everything: there a link leads nowhere."""
     files = CertificateFiles(server.settings)
