@@ -185,7 +185,6 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
         while True:
             ready = await asyncio.to_thread(state.look)
             await set_health(health, serving=ready)
-            await asyncio.to_thread(certificates.look)
             await asyncio.sleep(_HEALTH_SECONDS)
 
     async def tidy() -> None:
@@ -196,7 +195,7 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
     def gives_out() -> bool:
         return state.ready and seal.holds
 
-    tasks = [asyncio.create_task(watch_health()), asyncio.create_task(tidy())]
+    tasks = [asyncio.create_task(work) for work in (watch_health(), tidy(), certificates.watch())]
     try:
         yield Serving(f"{settings.server.host}:{port}", http.port if http else None, gives_out)
     finally:

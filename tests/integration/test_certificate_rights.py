@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from vault_service.dev.bootstrap import login_person, prepare_vault
+from vault_service.dev.bootstrap import development, login_person, prepare_vault
 from vault_service.dev.openbao import OpenBao
+from vault_service.keys.resources import carry_out, plan
 from vault_service.keys.setup import CLIENT, RENEWER, SERVER, Right
 from vault_service.keys.transit import TokenValue, Vault, VaultDenied, VaultRefused
 
@@ -111,10 +112,12 @@ def test_every_other_parameter_is_refused(world: World, who: str, role: str) -> 
     assert passed == []
 
 
-def test_without_the_policy_the_engine_would_sign_past_the_roles_longest_life(world: World) -> None:
-    """Why the policies must name what may be asked: the day this fails, the engine holds to the role by itself."""
-    certificate = sign(world.logins["root"], SERVER, not_after="2035-01-01T00:00:00Z")
-    assert life(certificate) > LONGEST
+def test_the_role_itself_takes_no_dates_whoever_asks(world: World) -> None:
+    """The organization's own policies may be wider than ours; root's is."""
+    for role in (SERVER, CLIENT):
+        for date in ("not_after", "not_before"):
+            with pytest.raises(VaultRefused):
+                sign(world.logins["root"], role, **{date: DANGEROUS[date]})
 
 
 def test_the_certificate_right_reaches_no_other_way_of_signing(world: World) -> None:
@@ -125,3 +128,14 @@ def test_the_certificate_right_reaches_no_other_way_of_signing(world: World) -> 
                     world.logins[who].write(f"{path}/{role}", csr="x")
     with pytest.raises(VaultDenied):
         sign(world.logins["renewer"], CLIENT)
+
+
+def test_setup_puts_back_a_bound_that_somebody_lifted(world: World) -> None:
+    root, people = world.logins["root"], {"issuer": [Right.CERTIFICATES.policy]}
+    assert plan(root, development(people)) == []
+    path = f"pki/roles/{CLIENT}"
+    root.write(path, **{**(root.read(path) or {}), "not_after_bound": "permit"})
+    (change,) = plan(root, development(people))
+    assert "not_after_bound" in change.words
+    carry_out(root, [change])
+    assert plan(root, development(people)) == []

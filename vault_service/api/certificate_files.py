@@ -5,6 +5,7 @@ are somebody else's never replace what works: each such change is logged once an
 serves on. Who renews the files, and how, is not known here.
 """
 
+import asyncio
 import os
 import threading
 import time
@@ -38,6 +39,7 @@ PENDING: Final = Gauge(
 )
 # Files are put in place one by one: for this long (seconds), a pair that does not fit is one that is being replaced.
 _SETTLE_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 60.0  # what is refused can become good as it is: a certificate that begins a moment later
 _WARN_AT: Final = 0.2  # of a life
 _SERVER_PURPOSES: Final = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
@@ -205,6 +207,12 @@ class CertificateFiles:
         with self._lock:
             if any([self._server.look(), self._clients.look()]):
                 self._current = self._configuration()
+
+    async def watch(self) -> None:
+        """Look from time to time, for ever: a change that is refused is told without a handshake, too."""
+        while True:
+            await asyncio.to_thread(self.look)
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """At a handshake: the configuration when it is another one than at the last; else None."""

@@ -108,22 +108,23 @@ class Settings:
     values: Mapping[str, object]
     inside: str | None = None
     secret: Callable[[], Mapping[str, object]] = field(default=dict, repr=False)
+    where_known: Mapping[str, object] = field(default_factory=dict)  # passed over by a Vault that does not show them
 
     def changes(self, vault: Vault) -> list[Change]:
         """Make it, or correct the fields that differ."""
         found = vault.read(self.path)
         if found is None:
-            return [
-                Change(self.path, f"create {self.what}", lambda v: v.write(self.path, **self.values, **self.secret()))
-            ]
+            values = {**self.values, **self.where_known}
+            return [Change(self.path, f"create {self.what}", lambda v: v.write(self.path, **values, **self.secret()))]
         if self.inside is not None:
             found = {**found, **(found.get(self.inside) or {})}
-        different = [name for name, value in self.values.items() if not same(value, found.get(name))]
+        wanted = {**self.values, **{name: value for name, value in self.where_known.items() if name in found}}
+        different = [name for name, value in wanted.items() if not same(value, found.get(name))]
         if not different:
             return []
-        parts = (f"{name} {shown(name, found.get(name))} -> {shown(name, self.values[name])}" for name in different)
+        parts = (f"{name} {shown(name, found.get(name))} -> {shown(name, wanted[name])}" for name in different)
         words = f"change {self.what}: {'; '.join(parts)}"
-        return [Change(self.path, words, lambda v: v.write(self.path, **self.values))]
+        return [Change(self.path, words, lambda v: v.write(self.path, **wanted))]
 
 
 @dataclass(frozen=True)
