@@ -1,6 +1,7 @@
 """Each fault of a database has words of its own, at the server's start and on the command line; status 5."""
 
 import ipaddress
+import os
 import socket
 import sqlite3
 import ssl
@@ -183,17 +184,26 @@ def test_a_full_disk_is_a_database_that_is_not_available(tmp_path: Path) -> None
     """Not a check that failed: whoever watches a command's status sends somebody else for the one than the other."""
     with small_disk(tmp_path / "small") as disk:
         config = write_config(tmp_path, f"sqlite:///{disk.path / 'vault.db'}")
-        disk.fill(0)
-        result = ssn_vault(None, "database", "migrate", "--config", config)
-        assert result.exit_code == AWAY, result.output
-        assert "disk" in result.output
-        disk.free(0)
+        disk.fill(os.getpid())
+        try:
+            result = ssn_vault(None, "database", "migrate", "--config", config)
+        finally:
+            disk.free(os.getpid())
+        assert (result.exit_code, "disk" in result.output) == (AWAY, True), result.output
         result = ssn_vault(None, "database", "migrate", "--config", config)
         assert result.exit_code == 0, result.output
-        disk.fill(0)
-        status, said = serve(config)
-        assert (status, "Traceback" in said) == (AWAY, False), said
-        disk.free(0)
+
+
+def test_a_full_disk_under_what_a_command_writes_is_told_so(stack: Stack, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", mebibytes=1) as disk:
+        disk.fill(os.getpid())
+        output = disk.path / "record.jsonl"
+        try:
+            result = ssn_vault(stack, "audit", "export", "--output", output)
+        finally:
+            disk.free(os.getpid())
+        assert (result.exit_code, "no space left" in result.output) == (AWAY, True), result.output
+        assert not output.exists()
 
 
 def test_a_file_that_is_no_database_is_told_so(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
         except SsnVaultError as error:
             stop(Exit.CHECK_FAILED, str(error))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             stop(Exit.AWAY, f"{error.filename or 'the disk'}: there is no space left")
         except KeyboardInterrupt:
