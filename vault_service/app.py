@@ -46,7 +46,8 @@ from vault_service.orders.jobs import JobRunner
 from vault_service.orders.processor import OrderProcessor
 from vault_service.orders.state import Signers
 from vault_service.process import log_as_json, refuse_dumps, run_without_preemption
-from vault_service.storage.engine import Store, check_durability, describe, open_store
+from vault_service.storage.engine import Store, check_durability, open_store
+from vault_service.storage.faults import explain
 from vault_service.storage.orders import read_epoch
 from vault_service.storage.rights import check_rights
 from vault_service.storage.schema import check_schema
@@ -256,7 +257,7 @@ def _checked_store(settings: Settings, login: DatabaseLogin | None) -> Store:
         check_rights(store)
         check_durability(store)
     except sa.exc.SQLAlchemyError as error:
-        raise StoreError(f"the database cannot be used: {describe(error)}") from None
+        raise StoreError(explain(error)) from None
     except VaultError as error:
         raise StoreError(f"Vault gives no login for the database: {error}") from None
     return store

@@ -5,6 +5,7 @@ A TOML file and `SSN_VAULT_*` variables come in (a variable wins: `SSN_VAULT_SER
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from vault_service.errors import ConfigurationError
 PREFIX: Final = "SSN_VAULT_"
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
+_ESCAPED_FOR_NOTHING: Final = re.compile(r"%(?!25|23|3[Ff]|[89A-Fa-f][0-9A-Fa-f])")  # all but % # ? and non-ASCII
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 Positive = Annotated[float, Field(gt=0)]
@@ -58,6 +60,20 @@ class LimitSettings(_Section):
     least_seconds_left: float = Field(default=0.01, ge=0)  # a call whose deadline is nearer is not begun
 
 
+def database_url(text: str) -> sa.URL:
+    """The database that a URL names. ConfigurationError for none, or a path that would be read as another one."""
+    try:
+        url = sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError):
+        raise ConfigurationError("database.url is not a URL") from None
+    if url.get_backend_name() == "sqlite":
+        if "?" in text:
+            raise ConfigurationError("database.url: an SQLite file has no options; a ? in its path is written as %3F")
+        if _ESCAPED_FOR_NOTHING.search(text):
+            raise ConfigurationError("database.url: a % in the path of an SQLite file is written as %25")
+    return url
+
+
 class DatabaseSettings(_Section):
     """One role's way to the database. A password stands in a file of its own, never in the URL."""
 
@@ -76,10 +92,7 @@ class DatabaseSettings(_Section):
 
     def full_url(self) -> sa.URL:
         """The URL with the password in it; ConfigurationError when the file cannot be read."""
-        try:
-            url = sa.make_url(self.url)
-        except sa.exc.ArgumentError:
-            raise ConfigurationError("database.url is not a URL") from None
+        url = database_url(self.url)
         if self.password_file is None:
             return url
         try:

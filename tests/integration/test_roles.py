@@ -23,10 +23,10 @@ SEALED = frozenset({"log_checkpoint", "log_lease", "log_sink"})
 LOG = SEALED | {"log_pending", "log_leaf", "log_node"}
 ALLOWED: dict[str, dict[str, frozenset[str]]] = {
     ADMIN: {
-        "SELECT": STATUS | {"key_usage", "replica", "job", "encryption_count"} | SEALED,
+        "SELECT": STATUS | {"key_usage", "replica", "job", "encryption_count", "damaged_row"} | SEALED,
         "INSERT": frozenset({"admin_order", "order_signature", "order_text"}),
     },
-    AUDITOR: {"SELECT": STATUS | {"event", "event_text", "disclosure", "linkage_record"} | LOG},
+    AUDITOR: {"SELECT": STATUS | {"event", "event_text", "disclosure", "linkage_record", "damaged_row"} | LOG},
     SERVER: {
         "SELECT": EVERYTHING,
         "INSERT": EVERYTHING
@@ -42,11 +42,12 @@ ALLOWED: dict[str, dict[str, frozenset[str]]] = {
                 "replica",
                 "job",
                 "encryption_count",
+                "damaged_row",
                 "log_lease",
                 "log_sink",
             }
         ),
-        "DELETE": frozenset({"budget_spend", "request_seen", "replica", "linkage_id", "log_pending"}),
+        "DELETE": frozenset({"budget_spend", "request_seen", "replica", "linkage_id", "log_pending", "damaged_row"}),
     },
 }
 
@@ -60,7 +61,7 @@ ROWS = (
     "INSERT INTO event VALUES ('one', '{}', 'raw')",
     "INSERT INTO event_text VALUES ('one', 'justification', 'salt', 'text')",
     "INSERT INTO disclosure VALUES ('one', 0, 'k12', 'invalid', 'missing', '')",
-    "INSERT INTO linkage_record VALUES ('one', 'college-outcomes', 1, 'raw')",
+    "INSERT INTO linkage_record VALUES ('one', 'college-outcomes', 1, 'raw', NULL)",
     "INSERT INTO log_leaf VALUES (0, 'one', 'raw')",
     "INSERT INTO log_node VALUES (1, 0, 'raw')",
     "INSERT INTO log_checkpoint VALUES (1, 0, 0, 'note')",
@@ -211,7 +212,7 @@ def test_no_role_has_other_rights_to_single_columns_or_owns_anything(postgresql:
             ),
             {"roles": list(ROLES)},
         ).scalar_one()
-    # A rotation moves linkage ids and lists to newer keys; what they are stays.
+    # A rotation moves linkage ids and lists to newer keys; lists that do not open are set aside. What they are stays.
     assert columns == {
         (table, column, SERVER, "UPDATE")
         for table, column in (
@@ -219,6 +220,7 @@ def test_no_role_has_other_rights_to_single_columns_or_owns_anything(postgresql:
             ("linkage_id", "blind_index"),
             ("linkage_record", "key_version"),
             ("linkage_record", "ciphertext"),
+            ("linkage_record", "set_aside"),
         )
     }
     assert (owned, grave) == (0, 0)

@@ -33,6 +33,8 @@ from vault_service.storage.texts import TextRow
 from vault_service.tokens import Token, TokenFormat, draw_token
 
 KEY = bytes(32)
+RECORD = "INSERT INTO token_record (token, domain, index_version, blind_index, data_version, ciphertext, destroy_by)"
+LIST = "INSERT INTO linkage_record (event_id, agreement, key_version, ciphertext)"
 
 
 @pytest.fixture
@@ -222,16 +224,10 @@ def test_a_transaction_with_megabytes_of_values_commits(store: Store) -> None:
 @pytest.mark.parametrize(
     ("kind", "row"),
     [
-        (
-            "data",
-            "INSERT INTO token_record VALUES ('T', 'scope', 1, CAST('i' AS {bytes}), 2, CAST('c' AS {bytes}), '')",
-        ),
-        (
-            "index",
-            "INSERT INTO token_record VALUES ('T', 'scope', 2, CAST('i' AS {bytes}), 1, CAST('c' AS {bytes}), '')",
-        ),
+        ("data", f"{RECORD} VALUES ('T', 'scope', 1, CAST('i' AS {{bytes}}), 2, CAST('c' AS {{bytes}}), '')"),
+        ("index", f"{RECORD} VALUES ('T', 'scope', 2, CAST('i' AS {{bytes}}), 1, CAST('c' AS {{bytes}}), '')"),
         ("index", "INSERT INTO linkage_id VALUES ('scope', 2, CAST('i' AS {bytes}), 'linked')"),
-        ("index", "INSERT INTO linkage_record VALUES ('event', 'scope', 2, CAST('c' AS {bytes}))"),
+        ("index", f"{LIST} VALUES ('event', 'scope', 2, CAST('c' AS {{bytes}}))"),
     ],
 )
 def test_a_key_version_is_in_use_while_any_kind_of_row_is_under_it(store: Store, kind: str, row: str) -> None:

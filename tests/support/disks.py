@@ -30,7 +30,7 @@ class SmallDisk:
             only.symlink_to("/dev/full")
             return
         if not ROOT:
-            largest = max(file.stat().st_size for file in self.path.iterdir())
+            largest = max((file.stat().st_size for file in self.path.iterdir()), default=0)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
             return
         block = bytes(64 * 1024)

@@ -99,23 +99,29 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
+def node() -> Iterator[Node]:
+    """One server with a directory of its own, stopped at the end."""
+    with data_directory() as directory:
+        if _USER is not None:
+            ensure_user_exists(_USER)
+            ensure_prefix_permissions(directory)
+            ensure_prefix_permissions(POSTGRES_BIN_PATH)
+            owner = pwd.getpwnam(_USER)
+            os.chown(directory, owner.pw_uid, owner.pw_gid)
+        started = Node(directory / "data")
+        _initdb(["--auth=trust", "--encoding=utf8", "-U", "postgres"], pgdata=started.data, user=_USER)
+        started.start()
+        try:
+            yield started
+        finally:
+            started.stop()
+
+
+@contextmanager
 def pair() -> Iterator[Pair]:
     """Two servers with directories of their own, stopped at the end."""
-    with data_directory() as directory:
-        yield from _pair(directory)
-
-
-def _pair(directory: Path) -> Iterator[Pair]:
-    if _USER is not None:
-        ensure_user_exists(_USER)
-        ensure_prefix_permissions(directory)
-        ensure_prefix_permissions(POSTGRES_BIN_PATH)
-        owner = pwd.getpwnam(_USER)
-        os.chown(directory, owner.pw_uid, owner.pw_gid)
-    first, second = Node(directory / "first"), Node(directory / "second")
-    _initdb(["--auth=trust", "--encoding=utf8", "-U", "postgres"], pgdata=first.data, user=_USER)
-    first.start()
-    try:
+    with node() as first:
+        second = Node(first.data.with_name("second"))
         source = ["-h", "127.0.0.1", "-p", str(first.port), "-U", "postgres"]
         _pg_basebackup([*source, "-R", "-X", "stream", "-c", "fast"], pgdata=second.data, user=_USER)
         second.start()
@@ -123,5 +129,3 @@ def _pair(directory: Path) -> Iterator[Pair]:
             yield Pair(first, second)
         finally:
             second.stop()
-    finally:
-        first.stop()

@@ -18,7 +18,7 @@ from prometheus_client import Gauge
 
 from vault_service.audit.checkpoint import CLOCK_MS, Checkpoint, Signer, signed_checkpoint
 from vault_service.audit.loss import Loss
-from vault_service.errors import CallError, LogDamagedError, Reason, SigningError
+from vault_service.errors import CallError, LogDamagedError, Reason, SigningError, StoreError
 from vault_service.storage import log
 from vault_service.storage.engine import Store, database_now, describe
 
@@ -154,7 +154,7 @@ class Seal:
             self.look()
         except sa.exc.SQLAlchemyError as error:
             told = describe(error)
-        except (LogDamagedError, SigningError) as error:
+        except (LogDamagedError, SigningError, StoreError) as error:
             told = str(error)
         except Exception as error:  # noqa: BLE001 - the next look must still come
             told = type(error).__name__

@@ -4,6 +4,7 @@ Exit status: 0 done, 1 a check failed, 2 usage, 3 something overdue, 4 refused o
 5 Vault or database away, 130 interrupted.
 """
 
+import errno
 import json
 from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
@@ -26,7 +27,7 @@ from vault_service.errors import (
 )
 from vault_service.keys.transit import VaultError
 from vault_service.ssn import contains_ssn_shape
-from vault_service.storage.engine import describe
+from vault_service.storage.faults import explain, lacks_right
 
 console: Final = Console(highlight=False)
 errors: Final = Console(stderr=True, highlight=False)
@@ -79,14 +80,16 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             stop(Exit.AWAY if error.transient else Exit.REFUSED, f"Vault: {error}")
         except StoreError as error:
             stop(Exit.AWAY, str(error))
-        except sa.exc.ProgrammingError as error:
-            stop(Exit.REFUSED, f"this database role may not do that ({describe(error)})")
         except sa.exc.SQLAlchemyError as error:
-            stop(Exit.AWAY, f"the database is away ({describe(error)})")
+            stop(Exit.REFUSED if lacks_right(error) else Exit.AWAY, explain(error))
         except CallError as error:
             stop(Exit.AWAY, error.reason.value)
         except SsnVaultError as error:
             stop(Exit.CHECK_FAILED, str(error))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            stop(Exit.AWAY, f"{error.filename or 'the disk'}: there is no space left")
         except KeyboardInterrupt:
             raise typer.Exit(Exit.INTERRUPTED) from None
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from vault_service.config import database_url as parsed_url
 from vault_service.dev.bootstrap import (
     APPROVER_POLICY,
     AUDITOR_POLICY,
@@ -115,11 +116,12 @@ class Home:
         self._write("ready.json", json.dumps(ready, indent=2) + "\n")
 
     def _sqlite_url(self) -> str:
-        return f"sqlite:///{self.directory / 'ssn-vault.db'}"
+        file = str(self.directory / "ssn-vault.db")
+        return sa.URL.create("sqlite", database=file).render_as_string(hide_password=False)
 
     def _prepare_database(self, database_url: str | None) -> Mapping[str, Mapping[str, str]]:
         """Migrate, and give each role its own login; config sections by name."""
-        owner = sa.make_url(database_url or self._sqlite_url())
+        owner = parsed_url(database_url or self._sqlite_url())
         if owner.get_backend_name() == "postgresql":
             owner = owner.set(drivername="postgresql+psycopg")
         store = open_store(owner)

@@ -92,6 +92,7 @@ class OpenBao:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                cwd=self._home,  # the seal key's file is named from here: in its URL a % of the home would not be read
                 # VAULT_* and BAO_* of the surroundings would override the configuration.
                 env={"HOME": str(self._home), "PATH": os.defpath},
                 start_new_session=True,  # a terminal's Ctrl-C is for us: we stop the server last
@@ -159,7 +160,7 @@ listener "tcp" {{
 }}
 seal "static" {{
   current_key_id = "dev-1"
-  current_key    = {quoted(f"file://{self._seal_key_file}")}
+  current_key    = {quoted(f"file://{self._seal_key_file.name}")}
 }}
 audit "file" "dev" {{
   options = {{

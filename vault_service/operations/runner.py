@@ -112,6 +112,10 @@ class Runner:
             self._stream.announce([summary.event for summary in summaries])
         except CallError as error:
             _log.error("hashes could not be written", error=_what(error))
+        try:
+            self._store.shrink()
+        except StoreError as error:
+            _log.warning("the write-ahead log keeps its size", error=_what(error))
 
     def _known(self, counts: Counter[RefusalKey]) -> Counter[RefusalKey]:
         """The counts by clients of the policy; a certificate may name anybody, who then is `invalid`."""

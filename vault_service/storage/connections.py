@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from psycopg.types.array import ListBinaryDumper
 
 from vault_service.errors import StoreError
+from vault_service.storage.faults import explain_connecting
 
 _LOCK_SECONDS: Final = 10  # how long anything waits for a lock
 READ_ONLY: Final = "25006"  # SQLSTATE read_only_sql_transaction: the statement did nothing
@@ -99,10 +100,13 @@ def postgresql_engine(
     ) -> Any:
         record.info["made_at"] = time.monotonic()
         driver: Any
-        if credentials is None:
-            driver = dialect.connect(*arguments, **options)
-        else:
-            driver, record.info["user"] = _logged_in(dialect, arguments, options, credentials)
+        try:
+            if credentials is None:
+                driver = dialect.connect(*arguments, **options)
+            else:
+                driver, record.info["user"] = _logged_in(dialect, arguments, options, credentials)
+        except psycopg.Error as error:
+            raise StoreError(explain_connecting(error, options)) from None
         if writes:
             _refuse_read_only(driver)
         driver.adapters.register_dumper(list, ListBinaryDumper)  # a third of the text form's time

@@ -17,6 +17,8 @@ import sqlalchemy as sa
 
 from vault_service.errors import StoreError
 from vault_service.storage.connections import READ_ONLY, Credentials, Watch, gives_up, is_standby, postgresql_engine
+from vault_service.storage.faults import describe as describe
+from vault_service.storage.faults import explain
 
 _LOCK_KEY: Final = 0x55_4E_56_31  # of the advisory lock between calls and changes of control
 _LARGEST_PIPELINE: Final = 150_000  # characters or bytes of values; a character has at most four bytes
@@ -34,6 +36,16 @@ _CLOCK_SQLITE: Final = f"SELECT {_NOW_SQLITE}"
 _CONTROL: Final = f"SELECT epoch, {_NOW} FROM control WHERE id = 1"  # noqa: S608 - constants of this file
 _CONTROL_SQLITE: Final = f"SELECT epoch, {_NOW_SQLITE} FROM control WHERE id = 1"  # noqa: S608 - same
 
+_BUSY: Final = "busy_timeout = 10000"
+_PRAGMAS: Final = (
+    _BUSY,
+    "journal_mode = WAL",
+    f"journal_size_limit = {4 * 1024 * 1024}",  # bytes that the write-ahead log keeps when it is begun again
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    "secure_delete = ON",
+    "cell_size_check = ON",
+)
 
 Statement = tuple[str, Mapping[str, object]]  # psycopg's parameter style
 
@@ -161,6 +173,27 @@ class Store:
             yield connection
             connection.rollback()
 
+    def shrink(self) -> None:
+        """SQLite: put what the write-ahead log has into the database and empty its file, unless somebody reads it now.
+
+        Else the file stays as large as one long reader once let it become.
+        """
+        if self.postgresql:
+            return
+        connection = self.engine.raw_connection()
+        try:
+            driver = connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - what `_sqlite` made
+            driver.execute("PRAGMA busy_timeout = 0")  # waiting for readers would keep writers waiting
+            try:
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                driver.execute(f"PRAGMA {_BUSY}")
+        except sqlite3.Error as error:
+            raise StoreError(explain(error)) from None
+        finally:
+            connection.close()
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
@@ -258,36 +291,33 @@ def database_error_code(error: sa.exc.DBAPIError) -> str | None:
     return getattr(error.orig, "sqlstate", None)
 
 
-def describe(error: sa.exc.SQLAlchemyError) -> str:
-    """What may be logged of a database error: its class and code. Its text can hold values of rows."""
-    if isinstance(error, sa.exc.DBAPIError):
-        return f"{type(error.orig).__name__} {database_error_code(error) or ''}".strip()
-    return type(error).__name__
-
-
 def _sqlite(url: sa.URL) -> sa.Engine:
     if not url.database or url.database == ":memory:":
         raise StoreError("an SQLite database must be a file")
     path = Path(url.database)
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # 0600 from its first byte on
-    path.chmod(0o600)
+    try:
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # 0600 from its first byte on
+        path.chmod(0o600)
+    except OSError as error:
+        raise StoreError(f"the database file {path} cannot be made or kept private: {error.strerror}") from None
     engine = sa.create_engine(
         url, hide_parameters=True, poolclass=sa.pool.QueuePool, connect_args={"check_same_thread": False}
     )
 
-    @sa.event.listens_for(engine, "connect")
-    def _connected(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None  # the driver begins nothing by itself
-        for pragma in (
-            "busy_timeout = 10000",
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-            "secure_delete = ON",
-            "cell_size_check = ON",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
+    @sa.event.listens_for(engine, "do_connect")
+    def _connect(dialect: sa.Dialect, _record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+        connection: Any = None
+        try:
+            connection = dialect.connect(*arguments, **options)
+            connection.isolation_level = None  # the driver begins nothing by itself
+            for pragma in _PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}")
+        except sqlite3.Error as error:
+            if connection is not None:
+                connection.close()
+            raise StoreError(explain(error)) from None
+        return connection
 
     @sa.event.listens_for(engine, "begin")
     def _begun(connection: sa.Connection) -> None:

@@ -10,6 +10,7 @@ from alembic.script import ScriptDirectory
 
 from vault_service.errors import StoreError
 from vault_service.storage.engine import Store
+from vault_service.storage.faults import explain, lacks_right
 
 
 def migrate(store: Store) -> None:
@@ -31,7 +32,9 @@ def check_schema(store: Store) -> None:
             connection.exec_driver_sql("SET LOCAL search_path = pg_catalog, pg_temp")
         try:
             found = MigrationContext.configure(connection, opts=options).get_current_revision()
-        except sa.exc.ProgrammingError:
+        except sa.exc.ProgrammingError as error:
+            if lacks_right(error):
+                raise StoreError(explain(error)) from None
             found = None
     if found != head:
         raise StoreError(
