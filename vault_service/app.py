@@ -37,6 +37,7 @@ from vault_service.keys.encryptions import EncryptionMeter
 from vault_service.keys.keyring import Keyring
 from vault_service.keys.log_signer import LogSigner
 from vault_service.keys.transit import AppRole, Certificate, Jwt, Kubernetes, Login, TokenFile, Vault, VaultError
+from vault_service.log_writer import LogWriter
 from vault_service.operations.call import Call
 from vault_service.operations.runner import Runner
 from vault_service.orders.control import Control
@@ -107,14 +108,15 @@ def run_server(
     """
     refuse_dumps()
     run_without_preemption()
-    log_as_json(log)
+    writer = LogWriter(log.fileno())
+    log_as_json(writer)
 
     async def main() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        async with serving(settings, log) as server:
+        async with serving(settings, writer) as server:
             gc.collect()
             gc.freeze()  # what is there now stays: looking through it again and again cost a tenth of each call
             gc.set_threshold(50_000, 20, 20)  # calls make no cycles; the default looks for some every few calls
@@ -122,11 +124,14 @@ def run_server(
                 on_serving(server)
             await stop.wait()
 
-    uvloop.run(main())
+    try:
+        uvloop.run(main())
+    finally:
+        writer.close()
 
 
 @asynccontextmanager
-async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
+async def serving(settings: Settings, log: LogWriter) -> AsyncIterator[Serving]:
     """A server that listens for as long as the block runs."""
     limits = settings.limits
     vault = open_vault(settings.vault, vault_login(settings.vault))
@@ -136,7 +141,7 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
     signers = Signers(frozenset(settings.policy.signers), settings.policy.signatures)
     control = Control(store, vault.public_keys, signers, keyring)
     meter = RefusalMeter(settings.audit.refusals_per_minute)
-    stream = HashStream(log.fileno())
+    stream = HashStream(log)
     encryptions = EncryptionMeter()
     signer = LogSigner(vault)
     seal = Seal(store, signer, settings.audit.max_unsealed, settings.audit.sinks, lambda: control.state.losses)
@@ -160,7 +165,7 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
     )
     chain = Chain(settings.server.trust_domain, PersonVerifier(settings.issuers), meter, limits.least_seconds_left)
     server, health, port = make_server(settings.server, limits, method_handlers(Servicer(batcher), chain))
-    state = _Health(store, control, keyring)
+    state = _Health(store, control, keyring, stream)
     http = None
     if settings.server.metrics_port >= 0:
         where = settings.server.metrics_host, settings.server.metrics_port
@@ -208,7 +213,8 @@ async def serving(settings: Settings, log: TextIO) -> AsyncIterator[Serving]:
 class _Health:
     """Whether calls can be served: the store answers, nothing was tampered with, the keys are there."""
 
-    def __init__(self, store: Store, control: Control, keyring: Keyring) -> None:
+    def __init__(self, store: Store, control: Control, keyring: Keyring, stream: HashStream) -> None:
+        self._stream = stream
         self._store = store
         self._control = control
         self._keyring = keyring
@@ -228,6 +234,7 @@ class _Health:
                 and state.policy_version > 0
                 and bool(state.keys)  # a new domain whose keys are still to be made must not stop the others
                 and self._keyring.complete
+                and not self._stream.trouble
             )
         except (sa.exc.SQLAlchemyError, StoreError, CallError):
             ready = False
@@ -274,12 +281,12 @@ def _sequencer(
     return sequencer
 
 
-def _shipper(settings: Settings, store: Store, log: TextIO, replica: str) -> LogShipper | None:
+def _shipper(settings: Settings, store: Store, log: LogWriter, replica: str) -> LogShipper | None:
     """The shipper of OCSF lines, started; None where nothing is to be shipped."""
     audit = settings.audit
     if audit.ship is None:
         return None
-    shipper = LogShipper(store, parse_destination(audit.ship, audit.ship_ca_file, log.fileno()), replica, __version__)
+    shipper = LogShipper(store, parse_destination(audit.ship, audit.ship_ca_file, log), replica, __version__)
     shipper.start()
     return shipper
 

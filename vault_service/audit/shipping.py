@@ -14,7 +14,7 @@ import stat
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -26,6 +26,7 @@ from vault_service.audit.checkpoint_file import sync_directory
 from vault_service.audit.merkle import leaf_hash
 from vault_service.audit.ocsf import missing_entry, to_ocsf
 from vault_service.errors import ConfigurationError, SsnVaultError, StoreError
+from vault_service.log_writer import LogWriter, NotWrittenError
 from vault_service.storage import log
 from vault_service.storage.engine import Store, database_now, describe
 
@@ -34,7 +35,6 @@ _POLL_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 5.0  # while the destination or the database is away
 _ENTRIES_A_BATCH: Final = 250
 _TIMEOUT: Final = 10.0  # seconds for a batch to be taken
-_STANDARD_OUTPUT: Final = 1
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _HOST: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}")
@@ -69,24 +69,18 @@ class Destination(Protocol):
         ...
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stdout:
-    """A descriptor, standard output by default, that others write lines to as well."""
+    """The server's own log, standard output in production, which other lines go to as well."""
 
-    descriptor: int = _STANDARD_OUTPUT
-    _broken_line: bool = field(default=False, init=False)
+    writer: LogWriter
 
     def write(self, lines: Sequence[Line]) -> None:
         """A line a write: below PIPE_BUF it stays in one piece, whoever else writes."""
         try:
-            for line in lines:
-                data = b"\n" * self._broken_line + line.text.encode() + b"\n"
-                while data:
-                    written = os.write(self.descriptor, data)
-                    self._broken_line = written < len(data)
-                    data = data[written:]
-        except OSError as error:
-            raise _not_taken("standard output", error) from None
+            self.writer.write([line.text for line in lines], later=False)
+        except NotWrittenError as error:
+            raise ShippingError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -177,11 +171,11 @@ class StreamSyslog:
 
 
 def parse_destination(
-    setting: str, ca_file: Path | None = None, descriptor: int = _STANDARD_OUTPUT
+    setting: str, ca_file: Path | None = None, writer: LogWriter | None = None
 ) -> Stdout | File | DatagramSyslog | StreamSyslog:
     """The destination that `audit.ship` names; opens nothing yet.
 
-    `ca_file`: a PEM bundle trusted for syslog:tls instead of the system's authorities. `descriptor`: what stdout
+    `ca_file`: a PEM bundle trusted for syslog:tls instead of the system's authorities. `writer`: what stdout
     stands for. ConfigurationError for another form, for UDP or TCP beyond this machine (no plaintext leaves it),
     and for a `ca_file` that cannot be used.
     """
@@ -191,8 +185,8 @@ def parse_destination(
         return StreamSyslog(*_host_and_port(address), _tls(ca_file))
     if ca_file is not None:
         raise ConfigurationError("audit.ship_ca_file is for audit.ship = syslog:tls:HOST:PORT only")
-    if setting == "stdout":
-        return Stdout(descriptor)
+    if setting == "stdout" and writer is not None:
+        return Stdout(writer)
     if kind == "file" and _is_file_path(where):
         return File(Path(where))
     if kind == "syslog" and _is_file_path(where):

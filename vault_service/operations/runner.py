@@ -79,6 +79,10 @@ class Runner:
 
     def execute(self, calls: Sequence[Call]) -> None:
         """Run all calls; each ends with its results or its `failure`, a CallError unless there is a defect."""
+        if self._stream.trouble:  # nothing is recorded, spent or given out whose hash cannot leave
+            for call in calls:
+                call.failure = CallError(Reason.AUDIT_UNAVAILABLE)
+            return
         failure = self._attempts(calls)
         if failure is None:
             return
