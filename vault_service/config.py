@@ -54,6 +54,12 @@ class LimitSettings(_Section):
     transactions_at_once: Count = 1  # database threads; SQLite always has one
     least_seconds_left: float = Field(default=0.01, ge=0)  # a call whose deadline is nearer is not begun
 
+    @model_validator(mode="after")
+    def _one_call_fits(self) -> Self:
+        if self.items_at_once < self.items_per_call:
+            raise ValueError("items_at_once is below items_per_call: the largest call could never be taken on")
+        return self
+
 
 class DatabaseSettings(_Section):
     """One role's way to the database. A password stands in a file of its own, never in the URL."""

@@ -16,8 +16,9 @@ from ssn_vault_client import Profile
 from ssnvault.v1 import ssn_vault_pb2 as pb
 from tests.support.servers import another_server, run_as_owner, until
 from tests.support.stack import JUSTIFICATION, ServerProcess, Stack
-from tests.support.wire import SECONDS, Failure, person, refused, stub_of
+from tests.support.wire import SECONDS, Failure, failure_of, person, refused, stub_of
 from vault_service.api.chain import ACCESS, Chain
+from vault_service.api.drain import Drain
 from vault_service.audit.refusals import RefusalMeter
 from vault_service.errors import Reason
 from vault_service.identity.person import PersonVerifier
@@ -106,7 +107,7 @@ def test_a_method_without_an_access_rule_fails_closed() -> None:
             yield b"reached"
 
     async def scenario() -> list[Failure]:
-        chain = Chain("ssn-vault.dev", PersonVerifier(()), RefusalMeter(60), 0.01)
+        chain = Chain("ssn-vault.dev", PersonVerifier(()), RefusalMeter(60), 0.01, Drain())
         handlers: Any = {
             "Unlisted": grpc.unary_unary_rpc_method_handler(chain.unary("Unlisted", handle)),
             "UnlistedStream": grpc.stream_stream_rpc_method_handler(chain.stream("UnlistedStream", handle_stream)),
@@ -172,12 +173,17 @@ def _link(vault: Stack, client: str, request: pb.LinkageMatchRequest) -> Failure
 
 
 def _overloaded(vault: Stack) -> Failure:
-    with another_server(vault, LIMITS__ITEMS_AT_ONCE=5) as server:
-        numbers = [f"930-02-{n:04}" for n in range(6)]
-        failure = _tokenize(vault, "sis", tokenize(*numbers), server)
-        with stub_of(vault.profile("sis", server)) as stub:
-            assert len(stub.Tokenize(tokenize(*numbers[:5]), timeout=SECONDS).results) == 5
-    return failure
+    """Room for one call of five items: of many at once some must be refused."""
+    five = tokenize(*(f"930-02-{n:04}" for n in range(5)))
+    limits = {"LIMITS__ITEMS_AT_ONCE": 5, "LIMITS__ITEMS_PER_CALL": 5}
+    with another_server(vault, **limits) as server, stub_of(vault.profile("sis", server)) as stub:
+        while True:
+            calls = [stub.Tokenize.future(five, timeout=SECONDS) for _ in range(20)]
+            failures = [failure_of(call) for call in calls if call.exception() is not None]
+            assert len(failures) < len(calls)
+            if failures:
+                assert len(stub.Tokenize(five, timeout=SECONDS).results) == 5
+                return failures[0]
 
 
 def _keys_unavailable(vault: Stack) -> Failure:

@@ -277,7 +277,7 @@ def test_cancelled_calls_leave_nothing_behind(own: Stack) -> None:
     """A server for eight items at once: what a cancelled call kept would be missing at the end."""
     rng = random.Random(6)
     eight = pb.TokenizeRequest(domain="k12", items=[pb.TokenizeItem(ssn=f"936-02-{n:04}") for n in range(8)])
-    with another_server(own, LIMITS__ITEMS_AT_ONCE=8) as server:
+    with another_server(own, LIMITS__ITEMS_AT_ONCE=8, LIMITS__ITEMS_PER_CALL=8) as server:
         with stub_of(own.profile("sis", server)) as stub:
             for number in range(500):
                 if number % 10:

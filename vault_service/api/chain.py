@@ -15,10 +15,11 @@ from typing import Any, Final, TypeVar
 import grpc
 import structlog
 
+from vault_service.api.drain import Drain
 from vault_service.api.metrics import CALLS, SECONDS
 from vault_service.api.status import wire_status
 from vault_service.audit.refusals import RefusalKey, RefusalMeter
-from vault_service.errors import CallError, Reason, field_invalid
+from vault_service.errors import CallError, NotBegunError, Reason, field_invalid
 from vault_service.identity.caller import Caller, PersonClaim
 from vault_service.identity.certificate import CertifiedClient, certified_client
 from vault_service.identity.person import PersonVerifier
@@ -58,12 +59,13 @@ class Chain:
     """Wraps handlers."""
 
     def __init__(
-        self, trust_domain: str, people: PersonVerifier, meter: RefusalMeter, least_seconds_left: float
+        self, trust_domain: str, people: PersonVerifier, meter: RefusalMeter, least_seconds_left: float, drain: Drain
     ) -> None:
         self._trust_domain = trust_domain
         self._people = people
         self._meter = meter
         self._least_seconds_left = least_seconds_left
+        self._drain = drain
 
     def unary(
         self, method: str, handle: Callable[[Request, Caller], Awaitable[Response]]
@@ -75,8 +77,9 @@ class Chain:
         async def handler(request: Request | None, context: Context) -> Response:
             began = time.perf_counter()
             try:
-                caller = await self._admit(access, context)
-                response = await handle(_well_formed(request), caller)
+                with self._drain.call():
+                    caller = await self._admit(access, context)
+                    response = await handle(_well_formed(request), caller)
             except BaseException as error:  # noqa: BLE001 - no exception's text may reach the client
                 await self._fail(method, context, error, began)
                 raise AssertionError from None
@@ -98,10 +101,11 @@ class Chain:
         async def handler(requests: AsyncIterator[Request | None], context: Context) -> AsyncIterator[Response]:
             began = time.perf_counter()
             try:
-                caller = await self._admit(access, context)
-                checked = (_well_formed(request) async for request in requests)
-                async for response in handle(checked, caller):
-                    yield response
+                with self._drain.call():
+                    caller = await self._admit(access, context)
+                    checked = (_well_formed(request) async for request in self._drain.messages(requests))
+                    async for response in handle(checked, caller):
+                        yield response
             except GeneratorExit:
                 raise
             except BaseException as error:  # noqa: BLE001 - no exception's text may reach the client
@@ -117,7 +121,7 @@ class Chain:
         left = context.time_remaining()
         if left is not None and left < self._least_seconds_left:  # type: ignore[redundant-expr]  # None: no deadline
             # The client will not wait for the answer: nothing is disclosed that nobody receives.
-            raise CallError(Reason.OVERLOADED)
+            raise NotBegunError(Reason.OVERLOADED)
         client = self._client(context)
         for key, _ in context.invocation_metadata() or ():
             if key == PERSON_KEY:
@@ -146,7 +150,7 @@ class Chain:
             error_id = uuid.uuid4().hex
             _log.error("internal error", method=method, error_id=error_id, error=type(error).__name__, at=_place(error))
             error = CallError(Reason.INTERNAL, error_id=error_id)
-        if error.reason is Reason.OVERLOADED or any(field.path == _MESSAGE for field in error.fields):
+        if isinstance(error, NotBegunError) or any(field.path == _MESSAGE for field in error.fields):
             client = self._client(context).name
             self._meter.withhold(RefusalKey(client or "invalid", method, error.reason.value))
         CALLS.labels(method, error.reason.value).inc()
