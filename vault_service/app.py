@@ -216,7 +216,8 @@ async def serving(settings: Settings, log: LogWriter) -> AsyncIterator[Serving]:
 async def _watch_health(readiness: Readiness, health: health_aio.HealthServicer) -> None:
     """Tell gRPC's health service and the log what /readyz says."""
     told = TellOnce(_log)
-    told.wrong("not serving", reasons=readiness.report().reasons)
+    if readiness.report().ready:
+        _log.info("serving")
     while True:
         report = readiness.report()
         show(report)

@@ -14,7 +14,7 @@ import pytest
 
 from ssn_vault_client import Profile
 from ssnvault.v1 import ssn_vault_pb2 as pb
-from tests.support.servers import another_server, run_as_owner, until
+from tests.support.servers import another_server, http, run_as_owner, until
 from tests.support.stack import JUSTIFICATION, ServerProcess, Stack
 from tests.support.wire import SECONDS, Failure, failure_of, person, refused, stub_of
 from vault_service.api.chain import ACCESS, Chain
@@ -175,11 +175,14 @@ def _link(vault: Stack, client: str, request: pb.LinkageMatchRequest) -> Failure
 def _overloaded(vault: Stack) -> Failure:
     """Room for one call of five items: of many at once some must be refused."""
     five = tokenize(*(f"930-02-{n:04}" for n in range(5)))
-    limits = {"LIMITS__ITEMS_AT_ONCE": 5, "LIMITS__ITEMS_PER_CALL": 5}
-    with another_server(vault, **limits) as server, stub_of(vault.profile("sis", server)) as stub:
+    with (
+        another_server(vault, LIMITS__ITEMS_AT_ONCE=5, LIMITS__ITEMS_PER_CALL=5) as server,
+        stub_of(vault.profile("sis", server)) as stub,
+    ):
         while True:
             calls = [stub.Tokenize.future(five, timeout=SECONDS) for _ in range(20)]
-            failures = [failure_of(call) for call in calls if call.exception() is not None]
+            errors = [call.exception() for call in calls]
+            failures = [failure_of(error) for error in errors if isinstance(error, grpc.RpcError)]
             assert len(failures) < len(calls)
             if failures:
                 assert len(stub.Tokenize(five, timeout=SECONDS).results) == 5
@@ -363,7 +366,7 @@ def server_writing_to(vault: Stack, descriptor: int) -> Iterator[ServerProcess]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        until(server.is_ready)
+        until(lambda: server.listens() and "log: the log" in http(server, "/readyz")[1])
         yield server
     finally:
         process.terminate()

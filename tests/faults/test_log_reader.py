@@ -38,8 +38,8 @@ def tokenizes(stack: Stack, server: ServerProcess) -> bool:
         return bool(stub.Tokenize(ONE, timeout=SECONDS).results[0].token)
 
 
-def is_refused_without_a_record(stack: Stack, server: ServerProcess) -> None:
-    until(lambda: http(server, "/readyz")[0] == 503)
+def is_refused_without_a_record(stack: Stack, server: ServerProcess, why: str) -> None:
+    until(lambda: http(server, "/readyz")[0] == 503 and f"log: {why}\n" in http(server, "/readyz")[1])
     before = events(stack)
     for _ in range(20):
         assert reason(stack, server) == "AUDIT_UNAVAILABLE"
@@ -54,7 +54,7 @@ def test_a_reader_that_stalls(own: Stack, tmp_path: Path) -> None:
         read = fifo.read()
         fifo.fill()
         assert reason(own, server) == "AUDIT_UNAVAILABLE"
-        is_refused_without_a_record(own, server)
+        is_refused_without_a_record(own, server, "the log's reader does not read")
 
         def reads_again() -> bool:
             read.extend(fifo.read())
@@ -76,7 +76,7 @@ def test_a_reader_that_ends_and_another_one(own: Stack, tmp_path: Path) -> None:
         assert tokenizes(own, server)
         os.close(fifo.writer)  # the server's is the only one left
         os.close(fifo.reader)
-        is_refused_without_a_record(own, server)
+        is_refused_without_a_record(own, server, "the log's reader has ended: a new one is waited for")
         fifo.open()
 
         def reads_again() -> bool:
