@@ -57,6 +57,7 @@ from vault_service.telling import TellOnce
 
 _HEALTH_SECONDS: Final = 0.5  # between two looks at store and keys
 _TIDY_SECONDS: Final = 60.0
+_SETTLE_SECONDS: Final = 0.2
 _ANSWER_SECONDS: Final = 2.0  # at the end, for the answers of calls that did not finish to reach their clients
 _log: Final = structlog.stdlib.get_logger("ssn_vault.app")
 
@@ -243,8 +244,12 @@ async def _tidy(runner: Runner) -> None:
 async def _end_calls(server: grpc.aio.Server, drain: Drain, seconds: float) -> None:
     """Listen no more, let running calls end for so long, and answer the rest."""
     drain.begin()
+    await asyncio.sleep(_SETTLE_SECONDS)  # what gRPC has read by now comes to `drain`, and is not cut off
     stopping = asyncio.create_task(server.stop(seconds + _ANSWER_SECONDS))
+    await asyncio.sleep(_SETTLE_SECONDS)  # clients learn that their connections take no more
+    drain.release()
     await drain.finish(seconds)
+    await server.stop(_ANSWER_SECONDS)  # sooner than said above: only health's watchers may still be there
     await stopping
 
 

@@ -5,6 +5,7 @@ A TOML file and `SSN_VAULT_*` variables come in (a variable wins: `SSN_VAULT_SER
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
@@ -291,6 +292,8 @@ def load_settings(file: Path | None = None) -> Settings:
 def _refuse_unknown_variables() -> None:
     """A misspelt variable would pass silently and leave a default in force."""
     for name in os.environ:
+        if _is_service_link(name, os.environ[name]):
+            continue
         if name.upper().startswith(PREFIX) and name.upper() != CONFIG_VARIABLE:  # pydantic takes either case
             model: Any = Settings
             for part in name[len(PREFIX) :].lower().split("__"):
@@ -299,3 +302,25 @@ def _refuse_unknown_variables() -> None:
                     raise ConfigurationError(f"{name} is not a setting")
                 parts = [kind for kind in get_args(field.annotation) if kind is not type(None)]
                 model = parts[0] if parts else field.annotation
+
+
+# Kubernetes puts these into every container for each Service of its namespace, such as one named `ssn-vault`.
+_LINK_URL: Final = r"(tcp|udp|sctp)://[0-9A-Fa-f.:\[\]]+"
+_LINK_ADDRESS: Final = r"[0-9A-Fa-f.:]+"
+_SERVICE_LINKS: Final = [
+    (re.compile(rf"{PREFIX}([A-Z0-9]+_)*{name}"), re.compile(value))
+    for name, value in (
+        ("SERVICE_HOST", _LINK_ADDRESS),
+        ("SERVICE_PORT(_[A-Z0-9]+)*", "[0-9]{1,5}"),
+        ("PORT", _LINK_URL),
+        ("PORT_[0-9]+_(TCP|UDP|SCTP)", _LINK_URL),
+        ("PORT_[0-9]+_(TCP|UDP|SCTP)_PROTO", "tcp|udp|sctp"),
+        ("PORT_[0-9]+_(TCP|UDP|SCTP)_PORT", "[0-9]{1,5}"),
+        ("PORT_[0-9]+_(TCP|UDP|SCTP)_ADDR", _LINK_ADDRESS),
+    )
+]
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Whether a variable is one of Kubernetes' own; a setting has two underscores together, these never do."""
+    return any(names.fullmatch(name) and values.fullmatch(value) for names, values in _SERVICE_LINKS)

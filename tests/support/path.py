@@ -41,6 +41,11 @@ class Path:
         self._later = later
         self._swallowed |= {one for pair in self._pairs for one in pair}
 
+    @property
+    def connections(self) -> int:
+        """That were ever made."""
+        return len(self._pairs)
+
     def pass_on(self) -> None:
         """What waits, and what comes, passes again."""
         self._later = False
@@ -76,7 +81,7 @@ class Path:
             if source in self._swallowed:
                 self._closed.wait(0.05)
                 continue
-            with suppress(OSError):
+            with suppress(OSError, ValueError):  # closed: -1 is no descriptor
                 if not select.select([source], [], [], 0.05)[0]:
                     continue
                 if data := source.recv(65_536):

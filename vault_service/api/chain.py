@@ -77,6 +77,8 @@ class Chain:
         async def handler(request: Request | None, context: Context) -> Response:
             began = time.perf_counter()
             try:
+                if self._drain.ending:
+                    await self._drain.refuse()
                 with self._drain.call():
                     caller = await self._admit(access, context)
                     response = await handle(_well_formed(request), caller)
@@ -101,6 +103,8 @@ class Chain:
         async def handler(requests: AsyncIterator[Request | None], context: Context) -> AsyncIterator[Response]:
             began = time.perf_counter()
             try:
+                if self._drain.ending:
+                    await self._drain.refuse()
                 with self._drain.call():
                     caller = await self._admit(access, context)
                     checked = (_well_formed(request) async for request in self._drain.messages(requests))

@@ -1,7 +1,8 @@
 """The orderly end of calls: new ones are refused, running ones get their time, and then an answer.
 
 Left to itself gRPC cuts off what still runs at the end with CANCELLED, which says that the client changed its
-mind. Here it is UNAVAILABLE, so that the client tries another server. Belongs to one event loop.
+mind, and so what its core has read and nobody has taken when it stops listening. Here it is UNAVAILABLE, so that the
+client tries another server. Belongs to one event loop.
 """
 
 import asyncio
@@ -22,8 +23,19 @@ class Drain:
         self._between: set[asyncio.Task[object]] = set()  # streams that wait for their client's next message
         self._ended: set[asyncio.Task[object]] = set()  # calls that were told to end
         self._ending = False
+        self._refusing = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+
+    @property
+    def ending(self) -> bool:
+        """Whether new calls are to be given to `refuse`."""
+        return self._ending
+
+    async def refuse(self) -> None:
+        """Answer a call that came too late: CallError STORE_UNAVAILABLE."""
+        await self._refusing.wait()
+        raise CallError(Reason.STORE_UNAVAILABLE)
 
     @property
     def trouble(self) -> str:
@@ -32,11 +44,9 @@ class Drain:
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Around everything that a call does. CallError STORE_UNAVAILABLE when the server is ending."""
+        """Around everything that a call does. CallError STORE_UNAVAILABLE when the server ends before the call does."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - handlers run in tasks
-        if self._ending:
-            raise CallError(Reason.STORE_UNAVAILABLE)
         self._running.add(task)
         self._empty.clear()
         try:
@@ -69,9 +79,13 @@ class Drain:
             yield message
 
     def begin(self) -> None:
-        """Take no new call and no new message of a stream."""
+        """Take no new call and no new message of a stream. New calls are held, so that their clients send no more."""
         self._ending = True
         self._end(self._between)
+
+    def release(self) -> None:
+        """Answer the calls that are held, once their clients know that this connection takes no more."""
+        self._refusing.set()
 
     async def finish(self, seconds: float) -> None:
         """Wait for the calls that run; answer those that are still there after `seconds`."""

@@ -1,5 +1,6 @@
 """`ssn-vault serve`, `database migrate` and `status`."""
 
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,7 +39,11 @@ database_app = typer.Typer(help="The database's schema.", no_args_is_help=True)
 def serve(
     config: Annotated[Path | None, typer.Option("--config", help="Configuration file (else SSN_VAULT_CONFIG).")] = None,
 ) -> None:
-    """Run the server until SIGTERM. Every setting can also be a variable: SSN_VAULT_SERVER__PORT=50051."""
+    """Run the server until SIGTERM. Every setting can also be a variable: SSN_VAULT_SERVER__PORT=50051.
+
+    SIGHUP is ignored: certificate files are read again by themselves when they change.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # else a habit of other servers' operators would end this one
     run_server(load_settings(config))
 
 
