@@ -19,6 +19,7 @@ import uvloop
 from grpc_health.v1.health import aio as health_aio
 
 from vault_service import __version__
+from vault_service.api import listening
 from vault_service.api.chain import Chain
 from vault_service.api.drain import Drain
 from vault_service.api.metrics import HttpPort
@@ -210,7 +211,7 @@ async def serving(settings: Settings, log: LogWriter) -> AsyncIterator[Serving]:
         for work in (_watch_health(readiness, health), _tidy(runner)):
             task = asyncio.create_task(work)
             ends.push_async_callback(_cancelled, task)
-        yield Serving(f"{settings.server.host}:{port}", metrics_port, lambda: readiness.report().ready)
+        yield Serving(listening.join(settings.server.host, port), metrics_port, lambda: readiness.report().ready)
     _log.info("stopped")
 
 
@@ -264,8 +265,9 @@ def _http_port(settings: Settings, readiness: Readiness) -> HttpPort | None:
         return None
     try:
         return HttpPort(host, port, readiness)
-    except OSError:
-        raise ConfigurationError(f"{host}:{port} (metrics) cannot be listened on: is it taken?") from None
+    except (OSError, UnicodeError) as error:
+        where, why = listening.join(host, port), listening.reason(error)
+        raise ConfigurationError(f"server.metrics_host, server.metrics_port: cannot listen on {where}: {why}") from None
 
 
 def _checked_store(settings: Settings, login: DatabaseLogin | None) -> Store:

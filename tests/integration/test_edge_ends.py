@@ -1,5 +1,6 @@
 """The server at its bounds and at its end, and with probes that hang up and paths that go silent."""
 
+import asyncio
 import json
 import os
 import queue
@@ -9,7 +10,9 @@ import ssl
 import struct
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,10 +25,14 @@ from ssnvault.v1 import ssn_vault_pb2 as pb
 from ssnvault.v1.ssn_vault_pb2_grpc import SsnVaultStub
 from tests.conftest import new_database_url
 from tests.integration.test_edge import ONE, waits
+from tests.support.inside import unread_log
 from tests.support.path import Path
 from tests.support.servers import another_server, http, until
 from tests.support.stack import JUSTIFICATION, ServerProcess, Stack
 from tests.support.wire import SECONDS, Failure, channel_of, failure_of, refused, stub_of
+from vault_service.app import serving
+from vault_service.config import load_settings
+from vault_service.errors import ConfigurationError
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +81,43 @@ def test_metadata_up_to_its_bound_is_taken_and_beyond_it_refused(own: Stack) -> 
             assert stub.Tokenize(ONE, timeout=SECONDS, metadata=filler).results[0].token
             filler = (("ssn-vault-filler", "x" * 16_500),)
             assert refused(lambda: stub.Tokenize(ONE, timeout=SECONDS, metadata=filler)).status == "RESOURCE_EXHAUSTED"  # noqa: B023 - called at once
+
+
+# The beginning
+
+
+def test_both_ports_can_be_of_ipv6(own: Stack) -> None:
+    with another_server(own, wait=False, SERVER__HOST="::1", SERVER__METRICS_HOST="[::1]") as server:
+
+        def answers() -> bool:
+            with suppress(OSError), urllib.request.urlopen(f"http://[::1]:{server.metrics_port}/readyz") as answer:
+                return bool(answer.status == 200)
+            return False
+
+        until(answers)
+        # The certificate names localhost and 127.0.0.1; how the address is written is all that matters here.
+        raw = socket.create_connection(("::1", server.port))
+        context = ssl.create_default_context(cafile=str(own.certificates.ca))
+        with context.wrap_socket(raw, server_hostname="localhost") as secured:
+            assert secured.getpeercert()
+
+
+def test_a_start_that_fails_half_way_leaves_no_thread_behind(own: Stack) -> None:
+    settings = load_settings(own.home.config_file)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = settings.server.model_copy(update={"port": 0, "metrics_port": taken.getsockname()[1]})
+        failing = settings.model_copy(update={"server": server})
+
+        async def start() -> None:
+            async with serving(failing, unread_log()):
+                raise AssertionError
+
+        unread_log()
+        before = {thread.name for thread in threading.enumerate()}
+        with pytest.raises(ConfigurationError, match="listens there already"):
+            asyncio.run(start())
+    left = {thread.name for thread in threading.enumerate()} - before
+    assert not {name for name in left if not name.startswith("Thread-")}  # gRPC's own
 
 
 # The end

@@ -41,6 +41,11 @@ def runner_inside(stack: Stack) -> Iterator[Runner]:
 
 
 @cache
+def unread_log() -> LogWriter:
+    """A log that nobody reads; one for all tests."""
+    return LogWriter(os.open(os.devnull, os.O_WRONLY))
+
+
 def unread_stream() -> HashStream:
-    """A log stream that nobody reads; one for all tests."""
-    return HashStream(LogWriter(os.open(os.devnull, os.O_WRONLY)))
+    """A log stream that nobody reads."""
+    return HashStream(unread_log())

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Histogram, generate_latest
 
+from vault_service.api.listening import bare_host, family_of
 from vault_service.readiness import Readiness
 
 CALLS: Final = Counter("ssn_vault_calls", "Calls by method and outcome", ["method", "outcome"])
@@ -59,7 +60,10 @@ class HttpPort:
             def log_message(self, format: str, *args: Any) -> None:
                 """Say nothing: a path is whatever a stranger sent."""
 
-        self._server = _Server((host, port), Handler)
+        class Server(_Server):
+            address_family = family_of(host)
+
+        self._server = Server((bare_host(host), port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
         self._thread.start()
 

@@ -13,6 +13,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from ssnvault.v1 import ssn_vault_pb2
+from vault_service.api import listening
 from vault_service.api.servicer import SERVICE
 from vault_service.config import LimitSettings, ServerSettings
 from vault_service.errors import ConfigurationError
@@ -79,11 +80,12 @@ def make_server(
         reflection.enable_server_reflection(names, server)
     try:
         files = CertificateFiles(settings)
-        port = server.add_secure_port(f"{settings.host}:{settings.port}", _credentials(files))
+        port = server.add_secure_port(listening.join(settings.host, settings.port), _credentials(files))
     except OSError as error:
         raise ConfigurationError(f"a certificate file cannot be read: {error.strerror}") from None
     except RuntimeError:
-        raise ConfigurationError(f"{settings.host}:{settings.port} cannot be listened on: is it taken?") from None
+        where, why = listening.join(settings.host, settings.port), listening.why_not(settings.host, settings.port)
+        raise ConfigurationError(f"server.host, server.port: cannot listen on {where}: {why}") from None
     return server, health, port
 
 

@@ -29,6 +29,7 @@ from vault_service.errors import ConfigurationError, SsnVaultError, StoreError
 from vault_service.log_writer import LogWriter, NotWrittenError
 from vault_service.storage import log
 from vault_service.storage.engine import Store, database_now, describe
+from vault_service.telling import TellOnce
 
 SHIP: Final = "ship"  # the sink whose acknowledgement is the number of entries shipped
 _POLL_SECONDS: Final = 1.0
@@ -46,6 +47,7 @@ _FORMS: Final = (
     "audit.ship must be stdout, file:/absolute/path, syslog:/absolute/path, syslog:udp:HOST:PORT or"
     " syslog:tcp:HOST:PORT on this machine, or syslog:tls:HOST:PORT"
 )
+_NOT_SHIPPED: Final = "events are not shipped: they wait"
 _log: Final = structlog.stdlib.get_logger("ssn_vault.shipper")
 
 
@@ -209,7 +211,7 @@ class LogShipper:
         self._replica = replica
         self._product_version = product_version
         self._waiting = 0  # entries that are not shipped yet, at the last look
-        self._told = False
+        self._told = TellOnce(_log)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shipper", daemon=True)
 
@@ -255,22 +257,15 @@ class LogShipper:
         try:
             more = self.round()
         except (ShippingError, StoreError) as error:
-            self._tell(str(error))
+            self._told.wrong(_NOT_SHIPPED, detail=str(error), also={"waiting": self._waiting})
         except sa.exc.SQLAlchemyError as error:
-            self._tell(describe(error))
+            self._told.wrong(_NOT_SHIPPED, detail=describe(error), also={"waiting": self._waiting})
         except Exception as error:  # noqa: BLE001 - the next attempt must still come
-            self._tell(type(error).__name__)
+            self._told.wrong(_NOT_SHIPPED, detail=type(error).__name__, also={"waiting": self._waiting})
         else:
-            if self._told:
-                _log.warning("events are shipped again", waiting=self._waiting)
-                self._told = False
+            self._told.right("events are shipped again", waiting=self._waiting)
             return 0.0 if more else _POLL_SECONDS
         return _RETRY_SECONDS
-
-    def _tell(self, detail: str) -> None:
-        if not self._told:
-            _log.warning("events are not shipped: they wait", detail=detail, waiting=self._waiting)
-            self._told = True
 
     def _lines(self, first: int, end: int, rows: Iterable[log.EntryRow]) -> list[Line]:
         """A line for every position from `first` to before `end`, whether the log still has it or not."""

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from vault_service.errors import CallError, Reason
 from vault_service.keys.names import KeyName
 from vault_service.keys.transit import VaultError
+from vault_service.telling import TellOnce
 
 _RETRY_SECONDS: Final = 0.5  # between two attempts while Vault is away
 _log: Final = structlog.stdlib.get_logger("ssn_vault.keys")
@@ -45,6 +46,7 @@ class Keyring:
         self._lease = lease_seconds
         self._wrapped: Mapping[KeyName, str] = {}
         self._keys: dict[KeyName, Key] = {}
+        self._told = TellOnce(_log)
         self._load_lock = threading.Lock()
         self._wake = threading.Condition()
         self._stopped = False
@@ -128,10 +130,11 @@ class Keyring:
                 try:
                     secret = self._unwrap(name.transit, wrapped)
                 except VaultError as error:
-                    _log.warning("key not loaded", key=name.transit, error=type(error).__name__)
+                    self._told.wrong("key not loaded", about=name.transit, key=name.transit, error=type(error).__name__)
                     complete = False
                     if error.transient:
                         break  # the others would only wait for the same Vault
                     continue
+                self._told.right("key loaded again", about=name.transit, key=name.transit)
                 self._keys[name] = Key(name.version, secret, AESGCM(secret), asked + self._lease)
         return complete
