@@ -18,6 +18,7 @@ from tests.support.servers import another_server, http, until
 from tests.support.stack import ServerProcess, Stack
 from tests.support.wire import SECONDS, channel_of, refused, stub_of
 from vault_service.cli.common import Exit
+from vault_service.config import load_settings
 from vault_service.keys.names import KeyKind, KeyName
 
 
@@ -45,8 +46,8 @@ def tokenize(stack: Stack, server: ServerProcess, domain: str) -> str:
 
 
 def test_a_database_that_hangs_is_noticed_though_the_look_at_it_hangs_too(own: Stack) -> None:
-    assert own.database_url is not None
-    with path_to_postgres(own.database_url) as (path, url), another_server(own, DATABASE__URL=url) as server:
+    url = load_settings(own.home.config_file).database.full_url().render_as_string(hide_password=False)
+    with path_to_postgres(url) as (path, through), another_server(own, DATABASE__URL=through) as server:
         becomes(own, server, ready=True, line="store: ok")
         path.swallow(later=True)
         becomes(own, server, ready=False, line="store: the database ")
@@ -59,7 +60,8 @@ def test_a_database_that_takes_no_writes_is_not_ready(own: Stack) -> None:
     name = sa.make_url(str(own.database_url)).database
 
     def read_only(change: str) -> None:
-        with own.superuser() as engine, engine.connect() as connection:
+        engine = sa.create_engine(str(own.database_url))  # the product's own would not connect any more
+        with engine.connect() as connection:
             connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE")
             connection.commit()
             connection.exec_driver_sql(f"ALTER DATABASE {name} {change}")
@@ -68,6 +70,7 @@ def test_a_database_that_takes_no_writes_is_not_ready(own: Stack) -> None:
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
             connection.commit()
+        engine.dispose()
 
     before = len(own.log.read_text().splitlines())
     read_only("SET default_transaction_read_only = on")
