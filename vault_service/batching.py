@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
-from vault_service.errors import CallError, Reason
+from vault_service.errors import NotBegunError, Reason
 
 
 class Batched(Protocol):
@@ -49,6 +49,7 @@ class Batcher(Generic[C]):
         self._loop = asyncio.get_running_loop()
         self._items_per_transaction = items_per_transaction
         self._calls_left = calls_at_once
+        self._items_at_once = items_at_once
         self._items_left = items_at_once
         self._waiting: deque[tuple[C, asyncio.Future[None]]] = deque()
         self._changed = threading.Condition()
@@ -60,18 +61,22 @@ class Batcher(Generic[C]):
             thread.start()
 
     async def run(self, call: C) -> None:
-        """Wait until `call` was executed. CallError OVERLOADED, at once, when too much is waiting already.
+        """Wait until `call` was executed.
 
-        Raises the call's `failure`. A call whose caller is cancelled while it waits is not executed; one
-        that has begun finishes by itself: its record may be committed by then.
+        NotBegunError, at once: OVERLOADED when too much is waiting already, BATCH_TOO_LARGE for a call that could
+        never be taken on, STORE_UNAVAILABLE when stopped. Raises the call's `failure`.
+        A call whose caller is cancelled while it waits is not executed; one that has begun finishes by itself: its
+        record may be committed by then.
         """
         weight = call.weight
+        if weight > self._items_at_once:
+            raise NotBegunError(Reason.BATCH_TOO_LARGE)
         if self._calls_left < 1 or self._items_left < weight:
-            raise CallError(Reason.OVERLOADED)
+            raise NotBegunError(Reason.OVERLOADED)
         done: asyncio.Future[None] = self._loop.create_future()
         with self._changed:
             if self._stopped:
-                raise CallError(Reason.OVERLOADED)
+                raise NotBegunError(Reason.STORE_UNAVAILABLE)
             self._waiting.append((call, done))
             self._changed.notify()
         self._calls_left -= 1

@@ -59,6 +59,12 @@ class LimitSettings(_Section):
     transactions_at_once: Count = 1  # database threads; SQLite always has one
     least_seconds_left: float = Field(default=0.01, ge=0)  # a call whose deadline is nearer is not begun
 
+    @model_validator(mode="after")
+    def _one_call_fits(self) -> Self:
+        if self.items_at_once < self.items_per_call:
+            raise ValueError("items_at_once is below items_per_call: the largest call could never be taken on")
+        return self
+
 
 def database_url(text: str) -> sa.URL:
     """The database that a URL names. ConfigurationError for none, or a path that would be read as another one."""
@@ -301,6 +307,8 @@ def load_settings(file: Path | None = None) -> Settings:
 def _refuse_unknown_variables() -> None:
     """A misspelt variable would pass silently and leave a default in force."""
     for name in os.environ:
+        if _is_service_link(name, os.environ[name]):
+            continue
         if name.upper().startswith(PREFIX) and name.upper() != CONFIG_VARIABLE:  # pydantic takes either case
             model: Any = Settings
             for part in name[len(PREFIX) :].lower().split("__"):
@@ -309,3 +317,25 @@ def _refuse_unknown_variables() -> None:
                     raise ConfigurationError(f"{name} is not a setting")
                 parts = [kind for kind in get_args(field.annotation) if kind is not type(None)]
                 model = parts[0] if parts else field.annotation
+
+
+# Kubernetes puts these into every container for each Service of its namespace, such as one named `ssn-vault`.
+_LINK_URL: Final = r"(tcp|udp|sctp)://[0-9A-Fa-f.:\[\]]+"
+_LINK_ADDRESS: Final = r"[0-9A-Fa-f.:]+"
+_SERVICE_LINKS: Final = [
+    (re.compile(rf"{PREFIX}([A-Z0-9]+_)*{name}"), re.compile(value))
+    for name, value in (
+        ("SERVICE_HOST", _LINK_ADDRESS),
+        ("SERVICE_PORT(_[A-Z0-9]+)*", "[0-9]{1,5}"),
+        ("PORT", _LINK_URL),
+        ("PORT_[0-9]+_(TCP|UDP|SCTP)", _LINK_URL),
+        ("PORT_[0-9]+_(TCP|UDP|SCTP)_PROTO", "tcp|udp|sctp"),
+        ("PORT_[0-9]+_(TCP|UDP|SCTP)_PORT", "[0-9]{1,5}"),
+        ("PORT_[0-9]+_(TCP|UDP|SCTP)_ADDR", _LINK_ADDRESS),
+    )
+]
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Whether a variable is one of Kubernetes' own; a setting has two underscores together, these never do."""
+    return any(names.fullmatch(name) and values.fullmatch(value) for names, values in _SERVICE_LINKS)

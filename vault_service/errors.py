@@ -77,6 +77,10 @@ class CallError(Exception):
         self.error_id = error_id
 
 
+class NotBegunError(CallError):
+    """A call that was refused before it came to a transaction: it has no event, and is only counted."""
+
+
 def field_invalid(path: str, problem: str) -> CallError:
     """The error for one wrong field."""
     return CallError(Reason.FIELD_INVALID, FieldProblem(path, problem))

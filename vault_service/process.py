@@ -2,18 +2,18 @@
 
 import contextlib
 import ctypes
-import io
 import json
 import logging
 import os
 import platform
 import resource
 import time
-from typing import Any, Final, TextIO, cast
+from typing import Any, Final
 
 import structlog
 
 from vault_service.errors import ConfigurationError
+from vault_service.log_writer import LogWriter
 
 _PR_GET_DUMPABLE: Final = 3  # <linux/prctl.h>
 _PR_SET_DUMPABLE: Final = 4
@@ -45,7 +45,7 @@ def run_without_preemption() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def log_as_json(log: TextIO) -> None:
+def log_as_json(log: LogWriter) -> None:
     """Log to `log` as JSON lines; other libraries' records without their arguments."""
     lines = _Lines(log)
     structlog.configure(
@@ -54,36 +54,27 @@ def log_as_json(log: TextIO) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", lines)),
+        logger_factory=lambda *_: lines,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
-    root.handlers[:] = [_TemplateHandler(lines)]
+    root.handlers[:] = [_TemplateHandler(log)]
 
 
-class _Lines(io.TextIOBase):
-    """The log; that a line cannot be written is no reason to fail (the hash stream has its own rule)."""
+class _Lines:
+    """The log, as structlog wants it: a method a level, each of which takes a finished line."""
 
-    def __init__(self, log: TextIO) -> None:
-        self._log = log
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            self._log.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._log.flush()
+    def __init__(self, log: LogWriter) -> None:
+        self.msg = self.debug = self.info = self.warning = self.error = self.critical = log.say
 
 
 class _TemplateHandler(logging.Handler):
     """Other libraries' records: which logger and where. Their messages, arguments and traces may hold values."""
 
-    def __init__(self, lines: _Lines) -> None:
+    def __init__(self, log: LogWriter) -> None:
         super().__init__(logging.WARNING)
-        self._lines = lines
+        self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
         line: dict[str, Any] = {
@@ -93,5 +84,4 @@ class _TemplateHandler(logging.Handler):
             "at": f"{record.module}:{record.lineno}",
             "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
         }
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
+        self._log.say(json.dumps(line))

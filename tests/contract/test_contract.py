@@ -15,10 +15,11 @@ import pytest
 
 from ssn_vault_client import Profile
 from ssnvault.v1 import ssn_vault_pb2 as pb
-from tests.support.servers import another_server, run_as_owner, until
+from tests.support.servers import another_server, http, run_as_owner, until
 from tests.support.stack import JUSTIFICATION, ServerProcess, Stack
-from tests.support.wire import SECONDS, Failure, person, refused, stub_of
+from tests.support.wire import SECONDS, Failure, failure_of, person, refused, stub_of
 from vault_service.api.chain import ACCESS, Chain
+from vault_service.api.drain import Drain
 from vault_service.audit.refusals import RefusalMeter
 from vault_service.errors import Reason
 from vault_service.identity.person import PersonVerifier
@@ -107,7 +108,7 @@ def test_a_method_without_an_access_rule_fails_closed() -> None:
             yield b"reached"
 
     async def scenario() -> list[Failure]:
-        chain = Chain("ssn-vault.dev", PersonVerifier(()), RefusalMeter(60), 0.01, timedelta(days=90))
+        chain = Chain("ssn-vault.dev", PersonVerifier(()), RefusalMeter(60), 0.01, timedelta(days=90), Drain())
         handlers: Any = {
             "Unlisted": grpc.unary_unary_rpc_method_handler(chain.unary("Unlisted", handle)),
             "UnlistedStream": grpc.stream_stream_rpc_method_handler(chain.stream("UnlistedStream", handle_stream)),
@@ -173,12 +174,20 @@ def _link(vault: Stack, client: str, request: pb.LinkageMatchRequest) -> Failure
 
 
 def _overloaded(vault: Stack) -> Failure:
-    with another_server(vault, LIMITS__ITEMS_AT_ONCE=5) as server:
-        numbers = [f"930-02-{n:04}" for n in range(6)]
-        failure = _tokenize(vault, "sis", tokenize(*numbers), server)
-        with stub_of(vault.profile("sis", server)) as stub:
-            assert len(stub.Tokenize(tokenize(*numbers[:5]), timeout=SECONDS).results) == 5
-    return failure
+    """Room for one call of five items: of many at once some must be refused."""
+    five = tokenize(*(f"930-02-{n:04}" for n in range(5)))
+    with (
+        another_server(vault, LIMITS__ITEMS_AT_ONCE=5, LIMITS__ITEMS_PER_CALL=5) as server,
+        stub_of(vault.profile("sis", server)) as stub,
+    ):
+        while True:
+            calls = [stub.Tokenize.future(five, timeout=SECONDS) for _ in range(20)]
+            errors = [call.exception() for call in calls]
+            failures = [failure_of(error) for error in errors if isinstance(error, grpc.RpcError)]
+            assert len(failures) < len(calls)
+            if failures:
+                assert len(stub.Tokenize(five, timeout=SECONDS).results) == 5
+                return failures[0]
 
 
 def _keys_unavailable(vault: Stack) -> Failure:
@@ -358,7 +367,7 @@ def server_writing_to(vault: Stack, descriptor: int) -> Iterator[ServerProcess]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        until(server.is_ready)
+        until(lambda: server.listens() and "log: the log" in http(server, "/readyz")[1])
         yield server
     finally:
         process.terminate()

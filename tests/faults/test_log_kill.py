@@ -17,13 +17,13 @@ from ssn_vault_client import Ssn, SsnVaultError, TokenizeItem
 from tests.conftest import new_database_url
 from tests.support.auditlog import WITNESS
 from tests.support.commands import ssn_vault
+from tests.support.inside import unread_stream
 from tests.support.servers import until
 from tests.support.stack import JUSTIFICATION, ServerProcess, Stack
 from tests.support.witnessing import STACK_ORIGIN, StackWitness
 from vault_service.audit import verify
 from vault_service.audit.event import record
 from vault_service.audit.sequencer import Sequencer
-from vault_service.audit.stream import HashStream
 from vault_service.config import AuditSettings
 from vault_service.keys.log_signer import Signed
 from vault_service.storage import log
@@ -159,9 +159,7 @@ def test_a_silent_holder_loses_the_lease_soon_enough_for_another_to_take_over_wi
 ) -> None:
     longest = AuditSettings(checkpoint_seconds=3.0)
     with _store(f"sqlite:///{tmp_path / 'log.db'}") as store:
-        sequencer = Sequencer(
-            store, _LocalSigner(), HashStream(os.open(os.devnull, os.O_WRONLY)), longest, STACK_ORIGIN, "one"
-        )
+        sequencer = Sequencer(store, _LocalSigner(), unread_stream(), longest, STACK_ORIGIN, "one")
         assert sequencer.round()
         ((held, now),) = _rows(
             store, "SELECT held_until, CAST((julianday('now') - 2440587.5) * 86400000 AS integer) FROM log_lease"
@@ -210,10 +208,9 @@ def test_sequencers_that_all_believe_they_hold_the_lease_never_sign_a_fork(
     monkeypatch.setattr(log, "claim", lambda *_: True)
     monkeypatch.setattr(log, "holder", lambda *_: None)
     signer = _LocalSigner()
-    sink = os.open(os.devnull, os.O_WRONLY)
     settings = AuditSettings(checkpoint_seconds=0.01, checkpoint_file=tmp_path / "checkpoints")
     with _store(new_database_url(database, request) or f"sqlite:///{tmp_path / 'log.db'}") as store:
-        rivals = [Sequencer(store, signer, HashStream(sink), settings, STACK_ORIGIN, f"rival-{n}") for n in range(3)]
+        rivals = [Sequencer(store, signer, unread_stream(), settings, STACK_ORIGIN, f"rival-{n}") for n in range(3)]
         stop = threading.Event()
 
         def write(writer: int) -> None:
@@ -243,7 +240,6 @@ def test_sequencers_that_all_believe_they_hold_the_lease_never_sign_a_fork(
         assert rivals[0].round()
         leaves = [row[0] for row in _rows(store, "SELECT hash FROM log_leaf ORDER BY position")]
         ((events,),) = _rows(store, "SELECT count(*) FROM event")
-    os.close(sink)
     assert len(leaves) == events == 2 * sum(number % 7 + 1 for number in range(120))
     tree, roots = verify.Frontier(), {0: verify.EMPTY_ROOT}
     for leaf in leaves:

@@ -1,6 +1,5 @@
 """The lease of who seals: one that cannot seal leaves it to another, and a clock that was set back does not keep it."""
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from tests.support.auditlog import ORIGIN, LogKey
+from tests.support.inside import unread_stream
 from tests.support.sealed import OwnSigner
 from vault_service.audit.event import record
 from vault_service.audit.sequencer import Sequencer
-from vault_service.audit.stream import HashStream
 from vault_service.config import AuditSettings
 from vault_service.errors import SigningError, StoreError
 from vault_service.keys.log_signer import Signed
@@ -39,7 +38,7 @@ class Broken(OwnSigner):
 
 def sequencer(store: Store, name: str, signer: OwnSigner, file: Path | None = None) -> Sequencer:
     settings = AuditSettings(checkpoint_seconds=0.01, checkpoint_file=file)
-    made = Sequencer(store, signer, HashStream(os.open(os.devnull, os.O_WRONLY)), settings, ORIGIN, name)
+    made = Sequencer(store, signer, unread_stream(), settings, ORIGIN, name)
     made._hold_ms = 200
     with store.transaction() as tx:
         replicas.report(tx, name, 0)

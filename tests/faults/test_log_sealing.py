@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.support.auditlog import ORIGIN, LogKey
+from tests.support.inside import unread_stream
 from tests.support.sealed import OwnSigner, add_event
 from tests.support.witnessing import KEY, Running
 from vault_service.audit.sequencer import Sequencer
@@ -19,6 +20,7 @@ from vault_service.audit.sinks import SinkError, Witness
 from vault_service.audit.stream import HashStream
 from vault_service.config import AuditSettings
 from vault_service.errors import LogDamagedError
+from vault_service.log_writer import LogWriter
 from vault_service.storage import log
 from vault_service.storage.engine import Store, open_store
 from vault_service.storage.schema import migrate
@@ -47,9 +49,9 @@ def sequencer(
     max_unsealed: float = 300,
 ) -> Sequencer:
     settings = AuditSettings(checkpoint_seconds=0.01, max_unsealed=max_unsealed, checkpoint_file=file)
-    descriptor = os.open(stream or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    hashes = HashStream(LogWriter(os.open(stream, os.O_WRONLY | os.O_CREAT))) if stream else unread_stream()
     signer = OwnSigner(key or LogKey())
-    return Sequencer(store, signer, HashStream(descriptor), settings, ORIGIN, "one", witness)
+    return Sequencer(store, signer, hashes, settings, ORIGIN, "one", witness)
 
 
 def tamper(store: Store, statement: str, **values: object) -> None:

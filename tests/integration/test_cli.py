@@ -229,7 +229,7 @@ def test_migrating_again_changes_nothing(stack: Stack) -> None:
 
 
 def test_a_change_is_asked_about_unless_told_not_to(stack: Stack, tmp_path: Path) -> None:
-    before = parsed(stack, "status") | {"log": ""}  # which is sealed anew meanwhile
+    before = parsed(stack, "status") | {"works": ""}  # which is sealed anew meanwhile
     text = succeeds(stack, "policy", "show")
     file = tmp_path / "policy.yaml"
     file.write_text(text.replace("retention_days: 2555", "retention_days: 2556"))
@@ -243,7 +243,7 @@ def test_a_change_is_asked_about_unless_told_not_to(stack: Stack, tmp_path: Path
             result = ssn_vault(stack, *arguments, answer=answer)
             assert result.exit_code != DONE
             assert "?" in result.output
-    assert parsed(stack, "status") | {"log": ""} == before
+    assert parsed(stack, "status") | {"works": ""} == before
     assert parsed(stack, "approvals", "list")["waiting"] == []
 
 

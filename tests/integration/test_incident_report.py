@@ -94,8 +94,8 @@ def test_the_notification_list_of_nobody_is_empty(stack: Stack, tmp_path: Path) 
     arguments = ["--client", "registrar", "--domain", "k12", "--person", "auditor", "--output", file]
     result = ssn_vault(stack, "incident", "report", *arguments)
     assert (result.exit_code, result.stdout) == (DONE, "")
-    assert csv_rows(file.read_text()) == []
-    assert file.read_text().startswith("domain,token,disclosures,unopened,first,last,views")
+    assert csv_rows(file.read_text("utf-8-sig")) == []
+    assert file.read_text().startswith("\ufeffdomain,token,disclosures,unopened,first,last,views")
 
 
 def parsed_on_stdout(stack: Stack, *arguments: object) -> Any:

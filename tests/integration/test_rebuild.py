@@ -1,6 +1,5 @@
 """A stored node that is not the root of its entries is never signed; it is named, and rebuilt from the entries."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import sqlalchemy as sa
 from tests.conftest import new_database_url
 from tests.support.auditlog import ORIGIN, LogKey
 from tests.support.commands import DONE, ssn_vault
+from tests.support.inside import unread_stream
 from tests.support.sealed import OwnSigner, add_event
 from tests.support.servers import write_config
 from vault_service.audit.checkpoint import parse_unverified
 from vault_service.audit.merkle import Edge, leaf_hash
 from vault_service.audit.rebuild import rebuild_tree
 from vault_service.audit.sequencer import Sequencer
-from vault_service.audit.stream import HashStream
 from vault_service.config import AuditSettings
 from vault_service.errors import LogDamagedError
 from vault_service.storage import log
@@ -40,18 +39,16 @@ def store(url: str) -> Iterator[Store]:
 
 
 @pytest.fixture
-def sequencer(store: Store) -> Iterator[Sequencer]:
+def sequencer(store: Store) -> Sequencer:
     """A log of 300 entries under a checkpoint, and 300 more that have a place and no checkpoint yet."""
-    descriptor = os.open(os.devnull, os.O_WRONLY)
-    one = Sequencer(store, OwnSigner(LogKey()), HashStream(descriptor), AuditSettings(), ORIGIN, "one")
+    one = Sequencer(store, OwnSigner(LogKey()), unread_stream(), AuditSettings(), ORIGIN, "one")
     for number in range(300):
         add_event(store, number, 1_700_000_000_000 + number)
     assert one.round()
     for number in range(300, 600):
         add_event(store, number, 1_700_000_000_000 + number)
     assert one._move() == 300
-    yield one
-    os.close(descriptor)
+    return one
 
 
 def tamper(store: Store, statement: str, **values: object) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from tests.support.stack import Stack
 from vault_service.app import open_vault, vault_login
@@ -13,6 +14,7 @@ from vault_service.config import load_settings
 from vault_service.keys.encryptions import EncryptionMeter
 from vault_service.keys.keyring import Keyring
 from vault_service.keys.log_signer import LogSigner
+from vault_service.log_writer import LogWriter
 from vault_service.operations.runner import Runner
 from vault_service.orders.control import Control
 from vault_service.orders.state import Signers
@@ -28,13 +30,22 @@ def runner_inside(stack: Stack) -> Iterator[Runner]:
     keyring = Keyring(vault.unwrap, settings.keys.lease_seconds)
     signers = Signers(frozenset(settings.policy.signers), settings.policy.signatures)
     control = Control(store, vault.public_keys, signers, keyring)
-    sink = os.open(os.devnull, os.O_WRONLY)
     try:
         seal = Seal(store, LogSigner(vault), settings.audit.max_unsealed, [])
         seal.look()
         meters = RefusalMeter(60), EncryptionMeter()
-        yield Runner(store, control, keyring, *meters, HashStream(sink), seal, settings.limits)
+        yield Runner(store, control, keyring, *meters, unread_stream(), seal, settings.limits)
     finally:
-        os.close(sink)
         vault.close()
         store.close()
+
+
+@cache
+def unread_log() -> LogWriter:
+    """A log that nobody reads; one for all tests."""
+    return LogWriter(os.open(os.devnull, os.O_WRONLY))
+
+
+def unread_stream() -> HashStream:
+    """A log stream that nobody reads."""
+    return HashStream(unread_log())

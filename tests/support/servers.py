@@ -26,9 +26,12 @@ def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
 
 
 @contextmanager
-def another_server(stack: Stack, *, wait: bool = True, **settings: object) -> Iterator[ServerProcess]:
-    """One more replica: `LIMITS__ITEMS_AT_ONCE=5` becomes SSN_VAULT_LIMITS__ITEMS_AT_ONCE."""
-    server = stack.add_server(wait=wait, settings={f"SSN_VAULT_{name}": str(value) for name, value in settings.items()})
+def another_server(
+    stack: Stack, *, wait: bool = True, log: Path | None = None, **settings: object
+) -> Iterator[ServerProcess]:
+    """One more replica: `LIMITS__ITEMS_AT_ONCE=5` becomes SSN_VAULT_LIMITS__ITEMS_AT_ONCE. `log`: its output."""
+    variables = {f"SSN_VAULT_{name}": str(value) for name, value in settings.items()}
+    server = stack.add_server(wait=wait, settings=variables, log=log)
     try:
         yield server
     finally:

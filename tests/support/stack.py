@@ -95,9 +95,12 @@ class ServerProcess:
         deadline = time.monotonic() + seconds
         while not self.is_ready():
             assert self._process is not None
-            assert self._process.poll() is None, f"the server ended:\n{self.log.read_text()[-3000:]}"
-            assert time.monotonic() < deadline, f"the server is not ready:\n{self.log.read_text()[-3000:]}"
+            assert self._process.poll() is None, f"the server ended:\n{self._said()}"
+            assert time.monotonic() < deadline, f"the server is not ready:\n{self._said()}"
             time.sleep(0.05)
+
+    def _said(self) -> str:
+        return self.log.read_text()[-3000:] if self.log.is_file() else f"in {self.log}"
 
     def listens(self) -> bool:
         with socket.socket() as attempt:
@@ -195,8 +198,10 @@ class Stack:
         assert self._certificates is not None
         return self._certificates
 
-    def add_server(self, *, wait: bool = True, settings: Mapping[str, str] | None = None) -> ServerProcess:
-        server = ServerProcess(self.home.config_file, self.log, {**self._settings, **(settings or {})})
+    def add_server(
+        self, *, wait: bool = True, settings: Mapping[str, str] | None = None, log: Path | None = None
+    ) -> ServerProcess:
+        server = ServerProcess(self.home.config_file, log or self.log, {**self._settings, **(settings or {})})
         self.servers.append(server)
         server.start(wait=wait)
         return server

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from vault_service.batching import Batcher
-from vault_service.errors import CallError, Reason
+from vault_service.errors import CallError, NotBegunError, Reason
 
 
 @dataclass(eq=False)
@@ -167,7 +167,16 @@ def test_more_items_than_it_takes_on_are_refused_and_fewer_still_taken() -> None
             assert await _overloaded(batcher, Call(1))
             database.open.set()
             await asyncio.gather(*tasks)
-        assert await _overloaded(batcher, Call(101))
+
+    _run(test, items_at_once=100)
+
+
+def test_a_call_that_could_never_be_taken_on_is_not_told_to_try_again() -> None:
+    async def test(batcher: Batcher[Call], database: Database) -> None:
+        await batcher.run(Call(100))
+        with pytest.raises(NotBegunError) as caught:
+            await batcher.run(Call(101))
+        assert caught.value.reason is Reason.BATCH_TOO_LARGE
 
     _run(test, items_at_once=100)
 
@@ -258,7 +267,9 @@ def test_stopping_finishes_what_waits_and_takes_nothing_more() -> None:
         tasks = await _waiting(batcher, calls)
         stopping = asyncio.create_task(asyncio.to_thread(batcher.stop))
         await asyncio.to_thread(_until_stopping, batcher)
-        assert await _overloaded(batcher, Call())
+        with pytest.raises(NotBegunError) as caught:
+            await batcher.run(Call())
+        assert caught.value.reason is Reason.STORE_UNAVAILABLE  # another server can do it
         assert not stopping.done()
         database.open.set()
         await asyncio.gather(first, *tasks, stopping)

@@ -122,6 +122,40 @@ def test_an_unknown_name_in_the_file_is_refused_and_named(file: Path, extra: str
     assert f"{name}: " in _refused(file, FILE + extra)
 
 
+def test_a_server_that_could_never_take_on_the_largest_call_is_refused(file: Path) -> None:
+    assert "limits: " in _refused(file, FILE + "[limits]\nitems_at_once = 999\n")
+    file.write_text(FILE + "[limits]\nitems_at_once = 999\nitems_per_call = 999\n")
+    assert load_settings(file).limits.items_at_once == 999
+
+
+# What Kubernetes gives every container of a namespace that has a Service `ssn-vault`, and one `ssn-vault-server`.
+SERVICE_LINKS = {
+    "SSN_VAULT_SERVICE_HOST": "10.96.0.17",
+    "SSN_VAULT_SERVICE_PORT": "50051",
+    "SSN_VAULT_SERVICE_PORT_GRPC": "50051",
+    "SSN_VAULT_PORT": "tcp://10.96.0.17:50051",
+    "SSN_VAULT_PORT_50051_TCP": "tcp://10.96.0.17:50051",
+    "SSN_VAULT_PORT_50051_TCP_PROTO": "tcp",
+    "SSN_VAULT_PORT_50051_TCP_PORT": "50051",
+    "SSN_VAULT_PORT_50051_TCP_ADDR": "10.96.0.17",
+    "SSN_VAULT_SERVER_SERVICE_HOST": "fd00::17",
+    "SSN_VAULT_SERVER_PORT": "tcp://[fd00::17]:50051",
+    "SSN_VAULT_SERVER_PORT_9090_UDP_PROTO": "udp",
+}
+
+
+def test_the_variables_of_a_kubernetes_service_are_no_settings(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SERVICE_LINKS.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings(file).server.port == 6000
+
+
+@pytest.mark.parametrize("name", SERVICE_LINKS)
+def test_what_only_looks_like_one_is_refused(file: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, SECRET)
+    assert f"{name} is not a setting" in _refused(file)
+
+
 def test_every_mistake_is_named_at_once(file: Path) -> None:
     text = FILE.replace('trust_domain = "vault.example"\n', "").replace("port = 6000", "port = 70000")
     found = _refused(file, text + "[keys]\nlease_seconds = 0\n")

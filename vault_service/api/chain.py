@@ -16,10 +16,11 @@ from typing import Any, Final, TypeVar
 import grpc
 import structlog
 
+from vault_service.api.drain import Drain
 from vault_service.api.metrics import CALLS, SECONDS
 from vault_service.api.status import wire_status
 from vault_service.audit.refusals import RefusalKey, RefusalMeter
-from vault_service.errors import CallError, Reason, field_invalid
+from vault_service.errors import CallError, NotBegunError, Reason, field_invalid
 from vault_service.identity.caller import Caller, PersonClaim
 from vault_service.identity.certificate import CertifiedClient, certified_client
 from vault_service.identity.person import PersonVerifier
@@ -65,12 +66,14 @@ class Chain:
         meter: RefusalMeter,
         least_seconds_left: float,
         longest_certificate: timedelta,
+        drain: Drain,
     ) -> None:
         self._trust_domain = trust_domain
         self._longest_certificate = longest_certificate
         self._people = people
         self._meter = meter
         self._least_seconds_left = least_seconds_left
+        self._drain = drain
 
     def unary(
         self, method: str, handle: Callable[[Request, Caller], Awaitable[Response]]
@@ -82,8 +85,11 @@ class Chain:
         async def handler(request: Request | None, context: Context) -> Response:
             began = time.perf_counter()
             try:
-                caller = await self._admit(access, context)
-                response = await handle(_well_formed(request), caller)
+                if self._drain.ending:
+                    await self._drain.refuse()
+                with self._drain.call():
+                    caller = await self._admit(access, context)
+                    response = await handle(_well_formed(request), caller)
             except BaseException as error:  # noqa: BLE001 - no exception's text may reach the client
                 await self._fail(method, context, error, began)
                 raise AssertionError from None
@@ -105,10 +111,13 @@ class Chain:
         async def handler(requests: AsyncIterator[Request | None], context: Context) -> AsyncIterator[Response]:
             began = time.perf_counter()
             try:
-                caller = await self._admit(access, context)
-                checked = (_well_formed(request) async for request in requests)
-                async for response in handle(checked, caller):
-                    yield response
+                if self._drain.ending:
+                    await self._drain.refuse()
+                with self._drain.call():
+                    caller = await self._admit(access, context)
+                    checked = (_well_formed(request) async for request in self._drain.messages(requests))
+                    async for response in handle(checked, caller):
+                        yield response
             except GeneratorExit:
                 raise
             except BaseException as error:  # noqa: BLE001 - no exception's text may reach the client
@@ -124,7 +133,7 @@ class Chain:
         left = context.time_remaining()
         if left is not None and left < self._least_seconds_left:  # type: ignore[redundant-expr]  # None: no deadline
             # The client will not wait for the answer: nothing is disclosed that nobody receives.
-            raise CallError(Reason.OVERLOADED)
+            raise NotBegunError(Reason.OVERLOADED)
         client = self._client(context)
         for key, _ in context.invocation_metadata() or ():
             if key == PERSON_KEY:
@@ -154,7 +163,7 @@ class Chain:
             error_id = uuid.uuid4().hex
             _log.error("internal error", method=method, error_id=error_id, error=type(error).__name__, at=_place(error))
             error = CallError(Reason.INTERNAL, error_id=error_id)
-        if error.reason is Reason.OVERLOADED or any(field.path == _MESSAGE for field in error.fields):
+        if isinstance(error, NotBegunError) or any(field.path == _MESSAGE for field in error.fields):
             client = self._client(context).name
             self._meter.withhold(RefusalKey(client or "invalid", method, error.reason.value))
         CALLS.labels(method, error.reason.value).inc()

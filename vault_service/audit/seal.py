@@ -65,6 +65,14 @@ class Seal:
         """Whether numbers may be given out now."""
         return time.monotonic() < self._good_until
 
+    @property
+    def trouble(self) -> str:
+        """Why numbers may not be given out now; empty when they may."""
+        if self.holds:
+            return ""
+        why = "the log was rolled back" if self._rolled_back else self._told
+        return f"the record is not sealed in time{f' ({why})' if why else ''}"
+
     def require(self) -> None:
         """CallError AUDIT_UNAVAILABLE unless numbers may be given out now."""
         if not self.holds:

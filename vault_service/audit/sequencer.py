@@ -31,6 +31,7 @@ from vault_service.errors import CallError, LogDamagedError, SigningError, Store
 from vault_service.storage import log
 from vault_service.storage.engine import Store, database_now, describe
 from vault_service.storage.replicas import running
+from vault_service.telling import TellOnce
 
 _LEAVES_A_BATCH: Final = 2_000
 _IDLE_SECONDS: Final = 60.0  # between checkpoints when nothing happens, so that silence is visible
@@ -84,7 +85,7 @@ class Sequencer:
         self._failing_since = 0.0  # monotonic seconds; 0: sealing works
         self._stand_back_until = 0.0
         self._not_cosigned = ""  # why, the last time
-        self._told = ""
+        self._told = TellOnce(_log)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
 
@@ -137,19 +138,18 @@ class Sequencer:
         try:
             done = work()
         except LogDamagedError as error:
-            self._tell("critical", "the log is not sealed: it is not what was signed", str(error))
+            self._told.wrong("the log is not sealed: it is not what was signed", "critical", detail=str(error))
         except (SigningError, StoreError) as error:
-            self._tell("error", "the log is not sealed", str(error))
+            self._told.wrong("the log is not sealed", "error", detail=str(error))
         except CallError as error:
-            self._tell("error", "the log is not sealed", error.reason.value)
+            self._told.wrong("the log is not sealed", "error", detail=error.reason.value)
         except sa.exc.SQLAlchemyError as error:
-            self._tell("error", "the log is not sealed", describe(error))
+            self._told.wrong("the log is not sealed", "error", detail=describe(error))
         except Exception as error:  # noqa: BLE001 - the next attempt must still come
-            self._tell("error", "the log is not sealed", type(error).__name__)
+            self._told.wrong("the log is not sealed", "error", detail=type(error).__name__)
         else:
-            if done and self._told:
-                _log.warning("the log is sealed again")
-                self._told = ""
+            if done:
+                self._told.right("the log is sealed again")
             self._failing_since = 0.0
             return done
         self._perhaps_stand_back()
@@ -171,11 +171,6 @@ class Sequencer:
             return
         if self._stand_back_until > now:
             _log.warning("sealing is left to another server for a while")
-
-    def _tell(self, level: str, what: str, detail: str) -> None:
-        if detail != self._told:
-            getattr(_log, level)(what, detail=detail)
-            self._told = detail
 
     def _claim(self) -> bool:
         with self._store.transaction() as tx:

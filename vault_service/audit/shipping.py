@@ -14,7 +14,7 @@ import stat
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -26,15 +26,16 @@ from vault_service.audit.checkpoint_file import sync_directory
 from vault_service.audit.merkle import leaf_hash
 from vault_service.audit.ocsf import missing_entry, to_ocsf
 from vault_service.errors import ConfigurationError, SsnVaultError, StoreError
+from vault_service.log_writer import LogWriter, NotWrittenError
 from vault_service.storage import log
 from vault_service.storage.engine import Store, database_now, describe
+from vault_service.telling import TellOnce
 
 SHIP: Final = "ship"  # the sink whose acknowledgement is the number of entries shipped
 _POLL_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 5.0  # while the destination or the database is away
 _ENTRIES_A_BATCH: Final = 250
 _TIMEOUT: Final = 10.0  # seconds for a batch to be taken
-_STANDARD_OUTPUT: Final = 1
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _HOST: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}")
@@ -46,6 +47,7 @@ _FORMS: Final = (
     "audit.ship must be stdout, file:/absolute/path, syslog:/absolute/path, syslog:udp:HOST:PORT or"
     " syslog:tcp:HOST:PORT on this machine, or syslog:tls:HOST:PORT"
 )
+_NOT_SHIPPED: Final = "events are not shipped: they wait"
 _log: Final = structlog.stdlib.get_logger("ssn_vault.shipper")
 
 
@@ -69,24 +71,18 @@ class Destination(Protocol):
         ...
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stdout:
-    """A descriptor, standard output by default, that others write lines to as well."""
+    """The server's own log, standard output in production, which other lines go to as well."""
 
-    descriptor: int = _STANDARD_OUTPUT
-    _broken_line: bool = field(default=False, init=False)
+    writer: LogWriter
 
     def write(self, lines: Sequence[Line]) -> None:
         """A line a write: below PIPE_BUF it stays in one piece, whoever else writes."""
         try:
-            for line in lines:
-                data = b"\n" * self._broken_line + line.text.encode() + b"\n"
-                while data:
-                    written = os.write(self.descriptor, data)
-                    self._broken_line = written < len(data)
-                    data = data[written:]
-        except OSError as error:
-            raise _not_taken("standard output", error) from None
+            self.writer.write([line.text for line in lines], later=False)
+        except NotWrittenError as error:
+            raise ShippingError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -177,11 +173,11 @@ class StreamSyslog:
 
 
 def parse_destination(
-    setting: str, ca_file: Path | None = None, descriptor: int = _STANDARD_OUTPUT
+    setting: str, ca_file: Path | None = None, writer: LogWriter | None = None
 ) -> Stdout | File | DatagramSyslog | StreamSyslog:
     """The destination that `audit.ship` names; opens nothing yet.
 
-    `ca_file`: a PEM bundle trusted for syslog:tls instead of the system's authorities. `descriptor`: what stdout
+    `ca_file`: a PEM bundle trusted for syslog:tls instead of the system's authorities. `writer`: what stdout
     stands for. ConfigurationError for another form, for UDP or TCP beyond this machine (no plaintext leaves it),
     and for a `ca_file` that cannot be used.
     """
@@ -191,8 +187,8 @@ def parse_destination(
         return StreamSyslog(*_host_and_port(address), _tls(ca_file))
     if ca_file is not None:
         raise ConfigurationError("audit.ship_ca_file is for audit.ship = syslog:tls:HOST:PORT only")
-    if setting == "stdout":
-        return Stdout(descriptor)
+    if setting == "stdout" and writer is not None:
+        return Stdout(writer)
     if kind == "file" and _is_file_path(where):
         return File(Path(where))
     if kind == "syslog" and _is_file_path(where):
@@ -215,7 +211,7 @@ class LogShipper:
         self._replica = replica
         self._product_version = product_version
         self._waiting = 0  # entries that are not shipped yet, at the last look
-        self._told = False
+        self._told = TellOnce(_log)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shipper", daemon=True)
 
@@ -261,22 +257,15 @@ class LogShipper:
         try:
             more = self.round()
         except (ShippingError, StoreError) as error:
-            self._tell(str(error))
+            self._told.wrong(_NOT_SHIPPED, detail=str(error), also={"waiting": self._waiting})
         except sa.exc.SQLAlchemyError as error:
-            self._tell(describe(error))
+            self._told.wrong(_NOT_SHIPPED, detail=describe(error), also={"waiting": self._waiting})
         except Exception as error:  # noqa: BLE001 - the next attempt must still come
-            self._tell(type(error).__name__)
+            self._told.wrong(_NOT_SHIPPED, detail=type(error).__name__, also={"waiting": self._waiting})
         else:
-            if self._told:
-                _log.warning("events are shipped again", waiting=self._waiting)
-                self._told = False
+            self._told.right("events are shipped again", waiting=self._waiting)
             return 0.0 if more else _POLL_SECONDS
         return _RETRY_SECONDS
-
-    def _tell(self, detail: str) -> None:
-        if not self._told:
-            _log.warning("events are not shipped: they wait", detail=detail, waiting=self._waiting)
-            self._told = True
 
     def _lines(self, first: int, end: int, rows: Iterable[log.EntryRow]) -> list[Line]:
         """A line for every position from `first` to before `end`, whether the log still has it or not."""

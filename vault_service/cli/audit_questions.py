@@ -27,7 +27,7 @@ from vault_service.cli.arguments import (
     span_of,
 )
 from vault_service.cli.audit import print_events
-from vault_service.cli.common import Config, Home, Json, command, errors
+from vault_service.cli.common import Config, Home, Json, command, errors, visible
 from vault_service.cli.output import (
     CSV,
     HTML,
@@ -35,7 +35,6 @@ from vault_service.cli.output import (
     TABLE,
     chosen_format,
     destination,
-    visible,
     write_rows,
     write_table,
 )

@@ -15,6 +15,7 @@ from vault_service.audit.witness import WitnessServer, WitnessState
 from vault_service.cli.admin import Where
 from vault_service.cli.common import Exit, Home, command, stop
 from vault_service.errors import ConfigurationError
+from vault_service.log_writer import LogWriter
 from vault_service.process import log_as_json
 
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -74,7 +75,7 @@ def witness(
         found = _read(config)
     else:
         stop(Exit.USAGE, "--config FILE is the witness's own configuration; --home DIR is for development")
-    log_as_json(sys.stderr)
+    log_as_json(LogWriter(sys.stderr.fileno()))
     losses = {log.origin: list(map(parse_loss, log.accepted_losses)) for log in found.logs}
     logs = {log.origin: log.public_key for log in found.logs}
     state = WitnessState(found.directory, found.name, logs, losses)

@@ -15,7 +15,9 @@ from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
 import sqlalchemy as sa
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from vault_service.errors import (
     CallError,
@@ -31,6 +33,7 @@ from vault_service.storage.faults import explain, lacks_right
 
 console: Final = Console(highlight=False)
 errors: Final = Console(stderr=True, highlight=False)
+_UNLIMITED: Final = 100_000  # columns
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,12 +106,36 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table for people."""
-    table = Table(title=title or None, title_justify="left")
+    if title:
+        console.print(title, style="italic", markup=False)
+    lay_out(console, columns, [[str(cell) for cell in row] for row in rows])
+
+
+def lay_out(out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table that breaks no word: as wide as it needs where it goes to a pipe or a file, and line by line where a
+    terminal is too narrow for it.
+    """
+    table = Table()
     for position, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=position == 0)  # the first is what one copies
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    console.print(table)
+    texts = [[Text(visible(cell)) for cell in row] for row in rows]
+    for row in texts:
+        table.add_row(*row)
+    if not out.is_terminal:
+        Console(file=out.file, width=_UNLIMITED, highlight=False).print(table)
+    elif Measurement.get(out, out.options.update(width=_UNLIMITED), table).minimum <= out.width:
+        out.print(table)
+    else:
+        widest = max(map(len, columns))
+        for row in texts:
+            for column, cell in zip(columns, row, strict=True):
+                out.print(Text(f"{column:<{widest}}  "), cell, sep="", soft_wrap=True)
+            out.print()
+
+
+def visible(text: str) -> str:
+    """The text with everything that does not print written out: what a client sent must not steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def confirm(question: str, *, yes: bool) -> None:

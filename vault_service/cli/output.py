@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,12 +11,10 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from vault_service.cli.common import errors
+from vault_service.cli.common import errors, lay_out
 from vault_service.errors import ConfigurationError
-from vault_service.governance.spreadsheet import write_csv
+from vault_service.governance.spreadsheet import BYTE_ORDER_MARK, write_csv
 
 TABLE, CSV, JSON, HTML = "table", "csv", "json", "html"
 _ROWS: Final = 500  # of a table that is laid out in one piece
@@ -59,6 +58,8 @@ def write_rows(
     if format_ == JSON:
         _write_json(out, rows)
     elif format_ == CSV:
+        if _begins_file(out):
+            out.write(BYTE_ORDER_MARK)
         write_csv(out, columns, ([_cell(row.get(column)) for column in columns] for row in rows))
     else:
         write_table(out, title, columns, ([row.get(column) for column in columns] for row in rows))
@@ -72,17 +73,16 @@ def write_table(out: TextIO, title: str, columns: Sequence[str], rows: Iterable[
     first = True
     while (part := list(islice(left, _ROWS))) or first:
         first = False
-        table = Table()
-        for position, column in enumerate(columns):
-            table.add_column(column, overflow="fold", no_wrap=position == 0)
-        for row in part:
-            table.add_row(*(Text(visible(_cell(cell))) for cell in row))
-        console.print(table)
+        lay_out(console, columns, [[_cell(cell) for cell in row] for row in part])
 
 
-def visible(text: str) -> str:
-    """The text with everything that does not print written out: what a client sent must not steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def _begins_file(out: TextIO) -> bool:
+    """Whether `out` is a file that has nothing in it yet; a pipe or a terminal is none."""
+    try:
+        found = os.fstat(out.fileno())
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0
 
 
 def _cell(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Final, Protocol
 # What spreadsheets take for the beginning of a formula, or strip before they look for one (OWASP, "CSV Injection");
 # the last four are the full-width forms, which some read as the plain ones.
 _BEGINS_FORMULA: Final = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+BYTE_ORDER_MARK: Final = "\ufeff"  # at the start of a file: without it Excel takes UTF-8 for an older encoding
 
 
 class Writable(Protocol):

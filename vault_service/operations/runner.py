@@ -31,6 +31,7 @@ from vault_service.storage.budgets import forget_old
 from vault_service.storage.engine import NothingCommittedError, Store, database_error_code, describe
 from vault_service.storage.events import append
 from vault_service.storage.linkages import insert_linkage_records
+from vault_service.telling import TellOnce
 
 _ATTEMPTS: Final = 5
 _DEADLOCK, _SERIALIZATION = "40P01", "40001"  # SQLSTATE: rolled back for certain, and worth another attempt
@@ -76,19 +77,25 @@ class Runner:
         self._stream = stream
         self._seal = seal
         self._limits = limits
+        self._told = TellOnce(_log)
 
     def execute(self, calls: Sequence[Call]) -> None:
         """Run all calls; each ends with its results or its `failure`, a CallError unless there is a defect."""
+        if self._stream.trouble:  # nothing is recorded, spent or given out whose hash cannot leave
+            for call in calls:
+                call.failure = CallError(Reason.AUDIT_UNAVAILABLE)
+            return
         failure = self._attempts(calls)
         if failure is None:
+            self._told.right("calls are served again", about="calls")
             return
         if len(calls) > 1 and not _concerns_all(failure):
             for call in calls:
                 self.execute([call])
             return
         error = _call_error(failure)
-        if error is failure or isinstance(failure, (sa.exc.SQLAlchemyError, StoreError)):
-            _log.warning("calls failed", calls=len(calls), error=_what(failure))
+        if not isinstance(failure, (CallError, _NotRefreshedError)):  # those are answers, and counted
+            self._told.wrong("calls fail", about="calls", error=_what(failure))
         for call in calls:
             call.forget()
             call.failure = error
@@ -106,8 +113,9 @@ class Runner:
                 forget_old(tx)
         except (sa.exc.SQLAlchemyError, StoreError) as error:
             self._meter.give_back(counts)
-            _log.warning("tidying waits", error=_what(error))
+            self._told.wrong("tidying waits", error=_what(error))
             return
+        self._told.right("tidying is done again")
         try:
             self._stream.announce([summary.event for summary in summaries])
         except CallError as error:

@@ -25,6 +25,7 @@ from vault_service.storage import jobs as job_rows
 from vault_service.storage.engine import Store, Transaction, describe
 from vault_service.storage.jobs import JobRow
 from vault_service.storage.orders import read_epoch
+from vault_service.telling import TellOnce
 
 _POLL_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = 1.0  # while keys or the database are away
@@ -52,6 +53,7 @@ class JobRunner:
         self._meter = meter
         self._stream = stream
         self._replica = replica
+        self._told = TellOnce(_log)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
@@ -69,14 +71,15 @@ class JobRunner:
             try:
                 self._look()
             except CallError as error:
-                _log.warning("jobs wait", reason=error.reason)
+                self._told.wrong("jobs wait", reason=error.reason)
             except StoreError as error:
-                _log.warning("jobs wait", detail=str(error))
+                self._told.wrong("jobs wait", detail=str(error))
             except sa.exc.SQLAlchemyError as error:
-                _log.warning("jobs wait", error=describe(error))
+                self._told.wrong("jobs wait", error=describe(error))
             except Exception as error:  # noqa: BLE001 - the next look must still come
-                _log.error("a job failed", error=type(error).__name__)
+                self._told.wrong("a job failed", "error", error=type(error).__name__)
             else:
+                self._told.right("jobs are done again")
                 continue
             self._stop.wait(_RETRY_SECONDS)
 

@@ -30,6 +30,7 @@ from vault_service.storage import log, rotation
 from vault_service.storage import orders as order_rows
 from vault_service.storage import replicas as replica_rows
 from vault_service.storage.engine import Store, Transaction, database_now, describe
+from vault_service.telling import TellOnce
 
 _POLL_SECONDS: Final = 0.2
 _REPORT_SECONDS: Final = 2.0  # a fifth of the silence after which others no longer wait (storage.replicas)
@@ -53,6 +54,7 @@ class OrderProcessor:
         self._stream = stream
         self._replica = replica
         self._kept_heads = kept_heads
+        self._told = TellOnce(_log)
         self._reported: tuple[int, float] = (0, 0.0)  # epoch, monotonic seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orders", daemon=True)
@@ -85,26 +87,29 @@ class OrderProcessor:
         """Decide what waits under the state `given`, else under the one that is in force then."""
         with self._store.reading() as connection:
             rows = order_rows.read_orders(connection, order_rows.undecided(connection))
+        self._told.forget(but=["", *(row.id for row in rows)])
         for row in sorted(rows, key=lambda row: row.id):
             try:
                 self._process(row, given or self._control.state, actions)
             except CallError as error:
-                _log.warning("an order waits", order=row.id, reason=error.reason)
+                self._told.wrong("an order waits", about=row.id, order=row.id, reason=error.reason)
             except (StoreError, sa.exc.SQLAlchemyError):
                 raise
             except Exception as error:  # noqa: BLE001 - one bad order must not keep everybody's freezes waiting
-                _log.error("an order failed", order=row.id, error=type(error).__name__)
+                self._told.wrong("an order failed", "error", about=row.id, order=row.id, error=type(error).__name__)
 
     def _run(self) -> None:
         while not self._stop.wait(_POLL_SECONDS):
             try:
                 self.process_all()
             except CallError as error:
-                _log.warning("orders wait", reason=error.reason)
+                self._told.wrong("orders wait", reason=error.reason)
             except StoreError as error:
-                _log.error("orders wait", detail=str(error))
+                self._told.wrong("orders wait", "error", detail=str(error))
             except sa.exc.SQLAlchemyError as error:
-                _log.warning("orders wait", error=describe(error))
+                self._told.wrong("orders wait", error=describe(error))
+            else:
+                self._told.right("orders are decided again")
 
     def _process(self, row: order_rows.OrderRow, state: ControlState, actions: set[Action]) -> None:
         """Decide one order of these actions. Signatures and keys are checked before the lock: Vault may take time."""
@@ -160,7 +165,8 @@ class OrderProcessor:
                 version = state.version(key_of(order))
                 epoch = version.epoch if version else 0
                 if waiting := replica_rows.lagging(connection, epoch, database_now(connection)):
-                    _log.info("an order waits for servers to load the key", order=order.id, servers=waiting)
+                    event = "an order waits for servers to load the key"
+                    self._told.wrong(event, "info", about=order.id, order=order.id, servers=waiting)
                     return False
             if order.action is Action.RETIRE_KEY:
                 name = key_of(order)

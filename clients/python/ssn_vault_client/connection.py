@@ -14,8 +14,17 @@ from ssn_vault_client.profile import Profile, ProfileError
 PersonToken: TypeAlias = str | Callable[[], str] | None
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
-# Off, because a proxy named by some environment variable should not learn who calls the vault.
-CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)
+CHANNEL_OPTIONS = (
+    # Off, because a proxy named by some environment variable should not learn who calls the vault.
+    ("grpc.enable_http_proxy", 0),
+    # A firewall can forget a connection without telling anybody: every call would then run into its deadline, for as
+    # long as the client lives. So it asks, also when idle, and connects again when nothing comes back.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # what ends the wait (grpcio 1.85); the one above is for the kernel
+    ("grpc.http2.max_pings_without_data", 0),
+)
 
 _PERSON_KEY = "ssn-vault-person"
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")

@@ -112,7 +112,7 @@ class KeysUnavailableError(UnavailableError):
 
 
 class StoreUnavailableError(UnavailableError):
-    """The vault's database is away."""
+    """The vault's database is away, or the server was ending."""
 
 
 class AuditUnavailableError(UnavailableError):

@@ -6,11 +6,13 @@ import pytest
 
 from vault_service.audit.shipping import DatagramSyslog, File, Stdout, StreamSyslog, parse_destination
 from vault_service.errors import ConfigurationError
+from vault_service.log_writer import LogWriter
 
 
 def test_a_setting_names_its_destination(tmp_path: Path) -> None:
-    assert parse_destination("stdout") == Stdout(1)
-    assert parse_destination("stdout", descriptor=7) == Stdout(7)
+    log = LogWriter(2)
+    assert parse_destination("stdout", writer=log) == Stdout(log)
+    log.close()
     assert parse_destination("file:/var/log/a:b.jsonl") == File(Path("/var/log/a:b.jsonl"))
     assert parse_destination("syslog:/dev/log") == DatagramSyslog("/dev/log")
     assert parse_destination("syslog:udp:127.0.0.1:514") == DatagramSyslog(("127.0.0.1", 514))
