@@ -23,11 +23,12 @@ from vault_service.api.chain import Chain
 from vault_service.api.metrics import HttpPort
 from vault_service.api.server import make_server, set_health
 from vault_service.api.servicer import Servicer, method_handlers
+from vault_service.audit.destinations import parse_destination
 from vault_service.audit.loss import Loss
 from vault_service.audit.refusals import RefusalMeter
 from vault_service.audit.seal import Seal
 from vault_service.audit.sequencer import Sequencer
-from vault_service.audit.shipping import LogShipper, parse_destination
+from vault_service.audit.shipping import LogShipper
 from vault_service.audit.sinks import VerifierKey, Witness
 from vault_service.audit.stream import HashStream
 from vault_service.batching import Batcher
@@ -289,7 +290,8 @@ def _shipper(settings: Settings, store: Store, log: TextIO, replica: str) -> Log
     audit = settings.audit
     if audit.ship is None:
         return None
-    shipper = LogShipper(store, parse_destination(audit.ship, audit.ship_ca_file, log.fileno()), replica, __version__)
+    destination = parse_destination(audit.ship, audit.ship_ca_file, log.fileno())
+    shipper = LogShipper(store, destination, replica, __version__, audit.max_unsealed)
     shipper.start()
     return shipper
 

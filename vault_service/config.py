@@ -201,7 +201,7 @@ class AuditSettings(_Section):
     witness_key_file: Path | None = None  # its key, as it prints it
     witness_ca_file: Path | None = None  # PEM bundle trusted for it instead of the public authorities
     witness_timeout: Positive = 2.0  # seconds for one request to it
-    ship: str | None = None  # events as OCSF lines: stdout, file:/path, syslog:/dev/log, syslog:tls:HOST:PORT
+    ship: str | None = None  # a sink of events as OCSF lines: stdout, file:/path, syslog:/dev/log, syslog:tls:HOST:PORT
     ship_ca_file: Path | None = None  # PEM bundle trusted for syslog:tls instead of the public authorities
 
     @model_validator(mode="after")
@@ -212,8 +212,9 @@ class AuditSettings(_Section):
 
     @property
     def sinks(self) -> list[str]:
-        """The names of the sinks that must acknowledge checkpoints."""
-        return ["file"] * (self.checkpoint_file is not None) + ["witness"] * (self.witness_url is not None)
+        """The names of the sinks that must acknowledge: checkpoints, or the events that were shipped."""
+        given = {"file": self.checkpoint_file, "witness": self.witness_url, "ship": self.ship}
+        return [name for name, setting in given.items() if setting is not None]
 
 
 class Settings(BaseSettings):
