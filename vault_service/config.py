@@ -43,7 +43,7 @@ class ServerSettings(_Section):
     trust_domain: str  # of the clients' SPIFFE ids
     # Days from a client certificate's first moment to its last; one that lives longer names nobody. A key that got
     # away is good for as long, and an authority can be made to sign for years by whoever may ask it for a day.
-    longest_client_certificate_days: Positive = 90.0
+    longest_client_certificate_days: Days = 90.0
     reflection: bool = False  # lets tools list the methods; development only
     drain_seconds: Seconds = 10.0  # on SIGTERM, how long running calls may take to end
     metrics_host: str = "127.0.0.1"  # /metrics, /livez, /readyz: plain HTTP, no secrets

@@ -65,7 +65,7 @@ class Purpose(BaseModel):
     per_call: Count  # tokens
     per_day: Count  # tokens in a rolling day, of each client and of each person
     person_required: bool = False
-    approval_above: Count | None = None  # tokens in a rolling day, beyond which a second person must approve
+    approval_above: Count | None = None  # tokens in a rolling day, beyond which a second person must approve one's call
 
 
 class Agreement(BaseModel):

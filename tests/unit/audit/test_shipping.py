@@ -407,7 +407,7 @@ def test_a_database_that_is_away_ends_no_thread(tmp_path: Path, collector: Colle
         wait_for(lambda: bool(told))
         shipper.stop()
     nothing_there.close()
-    assert [line["detail"] for line in told] == ["OperationalError"]
+    assert [line["detail"] for line in told] == ["OperationalError SQLITE_ERROR"]
 
 
 # Standard output and files
