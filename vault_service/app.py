@@ -27,11 +27,12 @@ from vault_service.api.drain import Drain
 from vault_service.api.metrics import HttpPort
 from vault_service.api.server import make_server, set_health
 from vault_service.api.servicer import Servicer, method_handlers
+from vault_service.audit.destinations import parse_destination
 from vault_service.audit.loss import Loss
 from vault_service.audit.refusals import RefusalMeter
 from vault_service.audit.seal import Seal
 from vault_service.audit.sequencer import Sequencer
-from vault_service.audit.shipping import LogShipper, parse_destination
+from vault_service.audit.shipping import LogShipper
 from vault_service.audit.sinks import VerifierKey, Witness
 from vault_service.audit.stream import HashStream
 from vault_service.batching import Batcher
@@ -316,7 +317,8 @@ def _shipper(settings: Settings, store: Store, log: LogWriter, replica: str) -> 
     audit = settings.audit
     if audit.ship is None:
         return None
-    return LogShipper(store, parse_destination(audit.ship, audit.ship_ca_file, log), replica, __version__)
+    destination = parse_destination(audit.ship, audit.ship_ca_file, log)
+    return LogShipper(store, destination, replica, __version__, audit.max_unsealed)
 
 
 def _first_state(store: Store, control: Control) -> None:

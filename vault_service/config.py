@@ -22,8 +22,10 @@ CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
 _ESCAPED_FOR_NOTHING: Final = re.compile(r"%(?!25|23|3[Ff]|[89A-Fa-f][0-9A-Fa-f])")  # all but % # ? and non-ASCII
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(gt=0)]
+# Every number has an upper bound: what is beyond it is a slip of the pen, or more than sockets, threads, clocks or
+# calendars take, which would show as a fault while calls are served.
+Seconds = Annotated[float, Field(gt=0, le=3600)]  # an hour: whoever waits for one answer has given up by then
+Days = Annotated[float, Field(gt=0, le=3650)]  # ten years; NIST SP 800-57 has one to two
 
 
 class _Section(BaseModel):
@@ -41,9 +43,9 @@ class ServerSettings(_Section):
     trust_domain: str  # of the clients' SPIFFE ids
     # Days from a client certificate's first moment to its last; one that lives longer names nobody. A key that got
     # away is good for as long, and an authority can be made to sign for years by whoever may ask it for a day.
-    longest_client_certificate_days: Positive = 90.0
+    longest_client_certificate_days: Days = 90.0
     reflection: bool = False  # lets tools list the methods; development only
-    drain_seconds: Positive = 10.0  # on SIGTERM, how long running calls may take to end
+    drain_seconds: Seconds = 10.0  # on SIGTERM, how long running calls may take to end
     metrics_host: str = "127.0.0.1"  # /metrics, /livez, /readyz: plain HTTP, no secrets
     metrics_port: int = Field(default=0, ge=-1, le=65535)  # 0 takes a free one, -1 opens none
 
@@ -51,13 +53,19 @@ class ServerSettings(_Section):
 class LimitSettings(_Section):
     """Bounds on what the server takes on at once; beyond them it answers OVERLOADED."""
 
-    message_bytes: Count = 4 * 1024 * 1024  # largest request
-    calls_at_once: Count = 1024  # calls and stream messages being worked on
-    items_at_once: Count = 32_768  # items of those calls together
+    message_bytes: int = Field(
+        default=4 * 1024 * 1024, gt=0, le=64 * 1024 * 1024
+    )  # largest request; 1,000 items need 1 MiB
+    calls_at_once: int = Field(
+        default=1024, gt=0, le=65_536
+    )  # calls and stream messages being worked on: all in memory
+    items_at_once: int = Field(default=32_768, gt=0, le=4_194_304)  # items of those calls together: all in memory
     items_per_call: int = Field(default=1000, gt=0, le=1000)  # contract: 1,000
-    items_per_transaction: Count = 2000  # a larger call has one of its own
-    transactions_at_once: Count = 1  # database threads; SQLite always has one
-    least_seconds_left: float = Field(default=0.01, ge=0)  # a call whose deadline is nearer is not begun
+    items_per_transaction: int = Field(default=2000, gt=0, le=100_000)  # a larger call has its own; rows locked at once
+    transactions_at_once: int = Field(
+        default=1, gt=0, le=256
+    )  # database threads and connections; SQLite always has one
+    least_seconds_left: float = Field(default=0.01, ge=0, le=60)  # a call whose deadline is nearer is not begun
 
     @model_validator(mode="after")
     def _one_call_fits(self) -> Self:
@@ -123,7 +131,7 @@ class VaultSettings(_Section):
     address: str  # URL, https:// beyond this machine
     ca_file: Path | None = None  # PEM bundle trusted instead of the public authorities
     namespace: str | None = None  # that holds the engines and the login
-    timeout: Positive = 5.0  # seconds for a call with its retries; 0.4 of it for one attempt of what is tried again
+    timeout: Seconds = 5.0  # seconds for a call with its retries; 0.4 of it for one attempt of what is tried again
     auth_mount: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")  # else its usual one
     # A token, read again when the last one ends.
     token_file: Path | None = None
@@ -167,10 +175,12 @@ class VaultSettings(_Section):
 class KeySettings(_Section):
     """How long unwrapped keys may live in memory, and how long each kind may be used (NIST SP 800-57, 5.3.6)."""
 
-    lease_seconds: Positive = 300.0  # then gone, unless Vault was asked again; renewed at half of it
-    data_days: Positive = 730.0  # cryptoperiods: `keys status` says when one has passed
-    index_days: Positive = 730.0
-    wrapping_days: Positive = 365.0
+    lease_seconds: float = Field(
+        default=300.0, gt=0, le=86_400
+    )  # at most a day; then gone, unless Vault was asked again; renewed at half of it
+    data_days: Days = 730.0  # cryptoperiods: `keys status` says when one has passed
+    index_days: Days = 730.0
+    wrapping_days: Days = 365.0
 
 
 class IssuerSettings(_Section):
@@ -191,23 +201,27 @@ class PolicySettings(_Section):
     """Whose signatures make a policy valid. It stands here, so that no database can say otherwise."""
 
     signers: tuple[str, ...]
-    signatures: int = Field(default=2, ge=2)
+    signatures: int = Field(default=2, ge=2, le=64)  # nobody gathers more
 
 
 class AuditSettings(_Section):
     """The disclosure record: its log, how often it is sealed, and where checkpoints go outside the database."""
 
-    refusals_per_minute: Count = 60  # of one client, method and reason; more are counted in one event a minute
+    refusals_per_minute: int = Field(
+        default=60, gt=0, le=1_000_000
+    )  # of one client, method and reason; more are counted in one event a minute
     origin: str | None = Field(default=None, pattern=r"^[!-*,-~]{1,128}$")  # the log's name; else TRUST_DOMAIN/audit
     sequence: bool = True  # whether this server may seal the log; one at a time does
     checkpoint_seconds: float = Field(default=2.0, gt=0, le=3)  # between checkpoints when anything happened
-    max_unsealed: float = Field(default=300.0, ge=1)  # seconds without a seal or a sink, then nothing is given out
+    max_unsealed: float = Field(
+        default=300.0, ge=1, le=86_400
+    )  # seconds without a seal or a sink, then nothing is given out
     checkpoint_file: Path | None = None  # append-only file of checkpoints, not beside the database
     witness_url: str | None = None  # a witness that cosigns: `ssn-vault audit witness`, or any of C2SP tlog-witness
     witness_key_file: Path | None = None  # its key, as it prints it
     witness_ca_file: Path | None = None  # PEM bundle trusted for it instead of the public authorities
-    witness_timeout: Positive = 2.0  # seconds for one request to it
-    ship: str | None = None  # events as OCSF lines: stdout, file:/path, syslog:/dev/log, syslog:tls:HOST:PORT
+    witness_timeout: Seconds = 2.0  # seconds for one request to it
+    ship: str | None = None  # a sink of events as OCSF lines: stdout, file:/path, syslog:/dev/log, syslog:tls:HOST:PORT
     ship_ca_file: Path | None = None  # PEM bundle trusted for syslog:tls instead of the public authorities
 
     @model_validator(mode="after")
@@ -218,8 +232,9 @@ class AuditSettings(_Section):
 
     @property
     def sinks(self) -> list[str]:
-        """The names of the sinks that must acknowledge checkpoints."""
-        return ["file"] * (self.checkpoint_file is not None) + ["witness"] * (self.witness_url is not None)
+        """The names of the sinks that must acknowledge: checkpoints, or the events that were shipped."""
+        given = {"file": self.checkpoint_file, "witness": self.witness_url, "ship": self.ship}
+        return [name for name, setting in given.items() if setting is not None]
 
 
 class Settings(BaseSettings):

@@ -240,3 +240,37 @@ def test_a_server_that_may_not_seal_gives_nothing_out_once_nobody_has_sealed_for
         watch.refused("AUDIT_UNAVAILABLE")
         own.server.start()  # the one that may
         watch.answered()
+
+
+def test_a_destination_of_shipped_events_that_is_away_for_too_long_stops_what_gives_out(
+    own: Stack, tmp_path: Path
+) -> None:
+    own.server.stop()
+    file, aside = tmp_path / "ocsf.jsonl", tmp_path / "aside"
+    with another_server(own, AUDIT__SHIP=f"file:{file}") as server:
+        with Watch(own, server) as watch:
+            file.rename(aside)
+            file.mkdir()
+            watch.refused("AUDIT_UNAVAILABLE")
+            assert tokenizes(own, 6, server)
+            file.rmdir()
+            aside.rename(file)
+            watch.answered()
+        server.stop()
+    own.server.start()
+
+
+def test_a_position_of_shipped_events_that_was_moved_silences_nothing(own: Stack, tmp_path: Path) -> None:
+    own.server.stop()
+    file = tmp_path / "ocsf.jsonl"
+    with another_server(own, AUDIT__SHIP=f"file:{file}") as server:
+        with Watch(own, server) as watch:
+            run(own, ["UPDATE log_sink SET size = 1000000000000000 WHERE name = 'ship'"])
+            watch.answered()
+            event = watch.events[-1]
+            until(lambda: file.exists() and event in file.read_text(), 60)
+            ((shipped,),) = own.query("SELECT size FROM log_sink WHERE name = 'ship'")
+            assert shipped < 1_000_000
+            assert "tampered with" in own.log.read_text()
+        server.stop()
+    own.server.start()

@@ -53,6 +53,7 @@ def test_the_worst_day(own: Stack, tmp_path: Path) -> None:
     waits = ssn_vault(own, *alone)
     assert waits.exit_code == REFUSED, waits.output  # a second person is needed to destroy
     assert "not finished" in report.read_text()
+    assert report.stat().st_mode & 0o777 == 0o600
     succeeds(own, *alone, "--second", "key-admin-b")
     with own.admin("key-admin-a") as one:
         state = one.state()
@@ -73,9 +74,26 @@ def test_the_worst_day(own: Stack, tmp_path: Path) -> None:
     assert tokens(own) == before
     assert last_four(own, before) == [number[-4:] for number in NUMBERS]
     succeeds(own, "keys", "status")
+    assert report.stat().st_mode & 0o777 == 0o600
     again = ssn_vault(own, *alone)
     assert again.exit_code == USAGE  # a finished report is not written over
     assert report.read_text() == text
+
+
+def test_a_report_is_not_written_where_a_link_leads_and_no_key_is_touched(own: Stack, tmp_path: Path) -> None:
+    theirs, link = tmp_path / "theirs", tmp_path / "report.md"
+    link.symlink_to(theirs)
+    with own.admin("key-admin-a") as one:
+        before = one.state().keys
+    for text in (None, "not finished"):
+        if text:
+            theirs.write_text(text)
+        refused = ssn_vault(own, "keys", "compromised", "--domain", "k12", "--yes", "--report", link)
+        assert refused.exit_code == USAGE
+        assert "--report" in refused.output
+    assert theirs.read_text() == "not finished"
+    with own.admin("key-admin-a") as one:
+        assert one.state().keys == before
 
 
 def problems(stack: Stack, **settings: str) -> list[str]:

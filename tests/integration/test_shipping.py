@@ -18,9 +18,9 @@ from cryptography import x509
 
 from tests.support.authority import Authority
 from tests.support.stack import free_port
+from vault_service.audit.destinations import Line, ShippingError, parse_destination
 from vault_service.audit.event import Facts, new_event_id, record
 from vault_service.audit.ocsf import missing_entry, to_ocsf
-from vault_service.audit.shipping import Line, ShippingError, parse_destination
 
 AT = 1_790_000_000_123
 FACTS: tuple[Facts, ...] = ({"client": "sis", "outcome": "ok"}, {"client": "sis", "outcome": "FROZEN"})
@@ -225,7 +225,7 @@ def test_a_collector_that_ends_before_it_read_all_has_not_taken_them(reads: int,
 
 
 def test_a_collector_that_hangs_has_not_taken_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vault_service.audit.shipping._TIMEOUT", 0.3)
+    monkeypatch.setattr("vault_service.audit.destinations._TIMEOUT", 0.3)
     # The kernel takes the bytes, and nobody reads them.
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,

@@ -74,7 +74,9 @@ class CheckpointFile:
     @staticmethod
     def _tail(descriptor: int) -> str:
         end = os.lseek(descriptor, 0, os.SEEK_END)
-        return os.pread(descriptor, _TAIL_BYTES, max(0, end - _TAIL_BYTES)).decode(errors="replace")
+        raw = os.pread(descriptor, _TAIL_BYTES, max(0, end - _TAIL_BYTES))
+        # A file that came back by way of Windows: unread it would count as one without any checkpoint.
+        return raw.replace(b"\r\n", b"\n").decode(errors="replace")
 
 
 def split_notes(text: str) -> list[str]:

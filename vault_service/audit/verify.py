@@ -296,7 +296,8 @@ def notes_in(path: Path, keys: Keys) -> Iterator[str]:
     """The whole notes of a checkpoint file, as many as it holds when this is called.
 
     A piece that is set apart was cut off, unless its signatures say that it is whole: otherwise one newline behind a
-    note would take it back.
+    note would take it back. Line ends may be CRLF, as a copy by way of Windows has them: no note holds a CR, so that
+    what is signed is known all the same.
     """
     end = path.stat().st_size
     return (note for note, set_apart in _notes(path, end) if not set_apart or holds(note, keys))
@@ -311,6 +312,7 @@ def _notes(path: Path, end: int) -> Iterator[tuple[str, bool]]:
             if end < 0:
                 break
             line = raw.decode("utf-8", "replace")
+            line = line[:-2] + "\n" if line.endswith("\r\n") else line
             if line != "\n":
                 if ended:
                     yield note, False

@@ -48,6 +48,7 @@ from vault_service.audit.verify import (
     read_keys,
 )
 from vault_service.errors import ConfigurationError
+from vault_service.files import own_file, replace_file
 
 _NO_LOSSES: Final[Mapping[str, Sequence[Loss]]] = {}
 _LARGEST_REQUEST: Final = 65_536  # bytes
@@ -87,12 +88,12 @@ class WitnessState:
         self._key = _key_in(directory / "witness.key")
         self._public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         self.key_file = directory / "witness.vkey"
-        self.key_file.write_text(verifier_key(name, COSIGNATURE, self._public) + "\n", "ascii")
+        replace_file(self.key_file, f"{verifier_key(name, COSIGNATURE, self._public)}\n".encode("ascii"), 0o644)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Own the directory. ConfigurationError when another witness does."""
-        with (self._directory / "lock").open("w") as lock:
+        with own_file(self._directory / "lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

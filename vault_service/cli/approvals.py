@@ -28,6 +28,7 @@ from vault_service.errors import OrderRefusedError
 from vault_service.orders.order import REMOVED, TEXTS, Action, parse_order, text_of
 from vault_service.orders.state import ControlState
 from vault_service.policy.file import parse_policy
+from vault_service.policy.model import LARGEST_COUNT
 from vault_service.policy.plan import differences
 from vault_service.storage.orders import OrderRow, newest_orders
 
@@ -142,7 +143,7 @@ def deny(
 def request(
     client: Annotated[str, typer.Option("--client", help="The client that will ask for the numbers.")],
     purpose: Annotated[str, typer.Option("--purpose", help="For which purpose.")],
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="How many tokens, exactly.")],
+    tokens: Annotated[int, typer.Option("--tokens", min=1, max=LARGEST_COUNT, help="How many tokens, exactly.")],
     justification: Annotated[str, typer.Option("--justification", help="Why.")],
     home: Home = None,
     config: Config = None,

@@ -22,6 +22,8 @@ _MOMENT: Final = re.compile(
 )
 _MONTH: Final = re.compile(r"[0-9]{4}-[0-9]{2}")
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")  # as the policy has them
+MOST_EVENTS: Final = 100_000  # that a question shows: all are held in memory; `audit export` has no bound
+_LARGEST_LIMIT: Final = 1_000_000_000  # of what is suppressed: hides any month
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _DAY: Final = timedelta(days=1)
@@ -64,11 +66,11 @@ def _name(text: str) -> str:
     raise typer.BadParameter("must be a name: small letters, digits and hyphens")
 
 
-def _number(least: int) -> Callable[[str], int]:
+def _number(least: int, most: int) -> Callable[[str], int]:
     def number(text: str | int) -> int:  # a default comes as it is
-        if re.fullmatch(r"[0-9]{1,9}", str(text)) and int(text) >= least:
+        if re.fullmatch(r"[0-9]{1,18}", str(text)) and least <= int(text) <= most:
             return int(text)
-        raise typer.BadParameter(f"must be a whole number of at least {least}")
+        raise typer.BadParameter(f"must be a whole number from {least} to {most}")
 
     return number
 
@@ -113,11 +115,16 @@ AgreementOption = Annotated[
 DomainOption = Annotated[str | None, typer.Option("--domain", parser=_name, metavar="NAME", help="In this domain.")]
 MonthOption = Annotated[str, typer.Option("--month", parser=_month, metavar="YYYY-MM", help="Which month (UTC).")]
 LimitOption = Annotated[
-    int, typer.Option("--limit", parser=_number(1), metavar="N", help="The newest so many at most.")
+    int, typer.Option("--limit", parser=_number(1, MOST_EVENTS), metavar="N", help="The newest so many at most.")
 ]
 SuppressOption = Annotated[
     int | None,
-    typer.Option("--suppress", parser=_number(SMALLEST_LIMIT), metavar="N", help="Hide counts below N (3 or more)."),
+    typer.Option(
+        "--suppress",
+        parser=_number(SMALLEST_LIMIT, _LARGEST_LIMIT),
+        metavar="N",
+        help="Hide rows with a count below N (3 or more).",
+    ),
 ]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", help="Write to this new file (mode 0600) instead of standard output.")

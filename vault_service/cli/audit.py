@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vault_service.cli.admin import Where, role_store
+from vault_service.cli.arguments import MOST_EVENTS
 from vault_service.cli.common import Config, Home, Json, command
 from vault_service.errors import TamperedError
 from vault_service.governance.accounting import time_text
@@ -20,7 +21,7 @@ _FOLLOW_SECONDS = 0.5
 @app.command()
 @command
 def tail(
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many events.")] = 20,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, max=MOST_EVENTS, help="How many events.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new ones.")] = False,
     home: Home = None,
     config: Config = None,

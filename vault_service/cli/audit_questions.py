@@ -168,7 +168,8 @@ def report(
 ) -> None:
     """A month in counts: by client, purpose, person and outcome, with the rates of refusals and of valid numbers.
 
-    With --suppress counts below N are shown as <N, and others as * where they would give these away.
+    With --suppress a row with a count from 1 to below N is shown as *, and every sum and rate is of the other rows; its
+    column "hidden" says whether that leaves none, some or all of its rows out.
     """
     form = chosen_format(format_, TABLE, json=json)
     settings = Where(home, config).settings()

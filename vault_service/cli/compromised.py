@@ -12,6 +12,8 @@ from typing import Final
 
 from vault_service.cli.common import Exit, console, stop
 from vault_service.cli.key_work import KeyWork
+from vault_service.errors import ConfigurationError
+from vault_service.files import new_file, read_own_file, replace_file
 from vault_service.keys.names import KeyKind, KeyName
 from vault_service.orders.key_report import confirmation
 from vault_service.orders.key_state import KeyVersion, Stage
@@ -46,14 +48,17 @@ def respond(work: KeyWork, domain: str, rows_per_second: int, report: Path) -> N
         jobs = finished_since(connection, domain, begun)  # more than one after an interruption
         aside = sum(row.scope == domain and row.set_aside is not None for row in damaged_rows(connection))
     agreements = [name for name, one in state.policy.agreements.items() if domain in one.parties]
-    report.write_text(_text(domain, versions, jobs, aside, sorted(agreements)), encoding="utf-8")
+    replace_file(report, _text(domain, versions, jobs, aside, sorted(agreements)).encode())
     console.print(f"the report is in {report}", markup=False)
 
 
 def _exposed(work: KeyWork, domain: str, report: Path) -> list[KeyName]:
     """Every version that is not destroyed; of an unfinished report, those that it names."""
-    if report.exists():
-        text = report.read_text(encoding="utf-8")
+    try:
+        text = read_own_file(report)
+    except (OSError, ValueError):
+        raise ConfigurationError("--report names something that is no report of yours: name another file") from None
+    if text is not None:
         named = [KeyName(scope, KeyKind(kind), int(version)) for scope, kind, version in _ROW.findall(text)]
         if _BEGUN not in text or {name.scope for name in named} != {domain}:
             stop(Exit.USAGE, f"{report} exists already: name another file with --report")
@@ -62,7 +67,8 @@ def _exposed(work: KeyWork, domain: str, report: Path) -> list[KeyName]:
     state = work.one.state()
     versions = [v for kind in _KINDS for v in state.versions(domain, kind) if v.stage is not Stage.DESTROYED]
     rows = "\n".join(_row(version) for version in versions)
-    report.write_text(f"# Keys of {domain}: compromised\n\n{_BEGUN}\n\n{rows}\n", encoding="utf-8")
+    with new_file(report, "--report") as out:
+        out.write(f"# Keys of {domain}: compromised\n\n{_BEGUN}\n\n{rows}\n")
     return [version.name for version in versions]
 
 

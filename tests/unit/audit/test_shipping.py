@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from vault_service.audit.destinations import File, Line, ShippingError, Stdout
 from vault_service.audit.event import Facts, new_event_id, record
 from vault_service.audit.merkle import leaf_hash
 from vault_service.audit.ocsf import to_ocsf
-from vault_service.audit.shipping import File, Line, LogShipper, ShippingError, Stdout
+from vault_service.audit.shipping import LogShipper
 from vault_service.log_writer import LogWriter
 from vault_service.storage import events, log
 from vault_service.storage.engine import Store, open_store
@@ -22,6 +24,7 @@ from vault_service.storage.events import EventRow
 from vault_service.storage.schema import migrate
 
 ME = "this-server"
+MAX_UNSEALED = 300.0  # seconds
 LINES = [Line(f'{{"n":{number}}}', 1, 1_790_000_000_000 + number) for number in range(3)]
 
 
@@ -60,7 +63,7 @@ def collector() -> Collector:
 
 @pytest.fixture
 def shipper(store: Store, collector: Collector) -> LogShipper:
-    return LogShipper(store, collector, ME, "1.2.3")
+    return LogShipper(store, collector, ME, "1.2.3", MAX_UNSEALED)
 
 
 def insert(store: Store, rows: Sequence[EventRow], *, sealed: bool = True) -> None:
@@ -94,6 +97,29 @@ def cursor(store: Store) -> int | None:
     with store.reading() as connection:
         row = log.sinks(connection).get("ship")
     return row.size if row else None
+
+
+def acknowledged_at(store: Store) -> int:
+    with store.reading() as connection:
+        return log.sinks(connection)["ship"].acknowledged_at
+
+
+def move(store: Store, size: int) -> None:
+    """What somebody with the database can do to the position."""
+    with store.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE log_sink SET size = :size WHERE name = 'ship'"), {"size": size})
+
+
+def counted() -> float:
+    return REGISTRY.get_sample_value("ssn_vault_shipping_position_moved_total") or 0.0
+
+
+def pass_lease(store: Store, holder: str, to: str) -> None:
+    with store.transaction() as tx:
+        log.release(tx, holder)
+    time.sleep(0.01)
+    with store.transaction() as tx:
+        assert log.claim(tx, to, 60_000)
 
 
 def ship_all(shipper: LogShipper) -> None:
@@ -140,19 +166,138 @@ def test_what_no_checkpoint_covers_waits(store: Store, shipper: LogShipper, coll
     assert collector.positions == [0, 1, 2, 3, 4]
 
 
-def test_an_empty_log_is_not_acknowledged(store: Store, shipper: LogShipper) -> None:
-    assert not shipper.round()
+def test_an_empty_log_is_acknowledged_when_the_destination_is_there(
+    store: Store, shipper: LogShipper, collector: Collector
+) -> None:
+    collector.away = True
+    with pytest.raises(ShippingError):
+        shipper.round()
     assert cursor(store) is None
+    collector.away = False
+    assert not shipper.round()
+    assert cursor(store) == 0
+
+
+def test_an_idle_shipper_asks_the_destination_and_acknowledges_again_and_again(
+    store: Store, collector: Collector
+) -> None:
+    shipper = LogShipper(store, collector, ME, "1.2.3", 0.03)
+    insert(store, calls(2))
+    shipper.start()
+    try:
+        wait_for(lambda: cursor(store) == 2)
+        for _ in range(3):
+            before = acknowledged_at(store)
+            wait_for(lambda before=before: acknowledged_at(store) > before)  # type: ignore[misc]
+        collector.away = True
+        with capture_logs() as told:
+            wait_for(lambda: bool(told))
+    finally:
+        shipper.stop()
+    assert told[0]["event"] == "events are not shipped: they wait"
+    assert collector.positions == [0, 1]
+
+
+def test_a_position_beyond_the_log_is_tampering_and_no_event_is_skipped(
+    store: Store, shipper: LogShipper, collector: Collector
+) -> None:
+    insert(store, calls(3))
+    ship_all(shipper)
+    tampered = counted()
+    move(store, 10**15)
+    insert(store, calls(2))
+    with capture_logs() as told:
+        ship_all(shipper)
+    assert collector.positions == [0, 1, 2, 3, 4]
+    assert cursor(store) == 5
+    assert [(line["log_level"], line["stored"], line["shipped_from"]) for line in told] == [("critical", 10**15, 3)]
+    assert counted() == tampered + 1
+
+
+def test_a_position_that_was_moved_within_the_log_is_tampering_too(
+    store: Store, shipper: LogShipper, collector: Collector
+) -> None:
+    insert(store, calls(2))
+    ship_all(shipper)
+    insert(store, calls(3))
+    move(store, 4)
+    with capture_logs() as told:
+        ship_all(shipper)
+    assert collector.positions == [0, 1, 2, 3, 4]
+    assert [line["log_level"] for line in told] == ["critical"]
+
+
+@pytest.mark.parametrize("stored", [-1, 6, 10**18])
+def test_a_server_that_knows_nothing_ships_all_again_rather_than_nothing(
+    store: Store, shipper: LogShipper, collector: Collector, stored: int
+) -> None:
+    insert(store, calls(5))
+    ship_all(shipper)
+    move(store, stored)
+    with capture_logs() as told:
+        ship_all(LogShipper(store, collector, ME, "1.2.3", MAX_UNSEALED))
+    assert collector.positions == [0, 1, 2, 3, 4] * 2
+    assert [(line["log_level"], line["shipped_from"]) for line in told] == [("critical", 0)]
+
+
+def test_a_position_that_was_moved_is_mended_when_there_is_nothing_to_ship(store: Store, shipper: LogShipper) -> None:
+    insert(store, calls(1))
+    ship_all(shipper)
+    move(store, 7)
+    ship_all(shipper)
+    assert cursor(store) == 1
+
+
+def test_tampering_is_told_once_while_the_destination_is_unavailable(
+    store: Store, shipper: LogShipper, collector: Collector
+) -> None:
+    insert(store, calls(1))
+    ship_all(shipper)
+    collector.away = True
+    with capture_logs() as told:
+        for stored in (7, 7, 8):
+            move(store, stored)
+            with pytest.raises(ShippingError):
+                shipper.round()
+    assert [line["stored"] for line in told] == [7, 8]
+
+
+def test_a_restored_database_ships_on_from_what_it_says_itself(
+    store: Store, shipper: LogShipper, collector: Collector
+) -> None:
+    insert(store, calls(4))
+    ship_all(shipper)
+    move(store, 2)  # as the backup has it
+    with capture_logs() as told:
+        ship_all(shipper)
+    assert collector.positions == [0, 1, 2, 3, 2, 3]
+    assert told == []
+
+
+def test_what_another_server_shipped_meanwhile_is_no_tampering(
+    store: Store, shipper: LogShipper, collector: Collector
+) -> None:
+    insert(store, calls(1))
+    ship_all(shipper)
+    pass_lease(store, ME, "another-server")
+    assert not shipper.round()
+    insert(store, calls(2))
+    ship_all(LogShipper(store, collector, "another-server", "1.2.3", MAX_UNSEALED))
+    pass_lease(store, "another-server", ME)
+    with capture_logs() as told:
+        ship_all(shipper)
+    assert collector.positions == [0, 1, 2]
+    assert told == []
 
 
 def test_a_server_without_the_lease_ships_nothing(store: Store, collector: Collector) -> None:
     insert(store, calls(2))
-    assert not LogShipper(store, collector, "another-server", "1.2.3").round()
+    assert not LogShipper(store, collector, "another-server", "1.2.3", MAX_UNSEALED).round()
     assert collector.lines == []
     with store.transaction() as tx:
         log.release(tx, ME)
     time.sleep(0.01)
-    assert not LogShipper(store, collector, ME, "1.2.3").round()
+    assert not LogShipper(store, collector, ME, "1.2.3", MAX_UNSEALED).round()
     assert collector.lines == []
 
 
@@ -161,13 +306,9 @@ def test_the_next_holder_goes_on_where_the_last_one_stopped(
 ) -> None:
     insert(store, calls(2))
     ship_all(shipper)
-    with store.transaction() as tx:
-        log.release(tx, ME)
-    time.sleep(0.01)
-    with store.transaction() as tx:
-        assert log.claim(tx, "another-server", 60_000)
+    pass_lease(store, ME, "another-server")
     insert(store, calls(2))
-    ship_all(LogShipper(store, collector, "another-server", "1.2.3"))
+    ship_all(LogShipper(store, collector, "another-server", "1.2.3", MAX_UNSEALED))
     assert collector.positions == [0, 1, 2, 3]
 
 
@@ -261,13 +402,13 @@ def test_a_defect_ends_no_thread(store: Store, shipper: LogShipper, monkeypatch:
 
 def test_a_database_that_is_away_ends_no_thread(tmp_path: Path, collector: Collector) -> None:
     nothing_there = open_store(sa.make_url(f"sqlite:///{tmp_path / 'empty.db'}"))
-    shipper = LogShipper(nothing_there, collector, ME, "1.2.3")
+    shipper = LogShipper(nothing_there, collector, ME, "1.2.3", MAX_UNSEALED)
     with capture_logs() as told:
         shipper.start()
         wait_for(lambda: bool(told))
         shipper.stop()
     nothing_there.close()
-    assert [line["detail"] for line in told] == ["OperationalError"]
+    assert [line["detail"] for line in told] == ["OperationalError SQLITE_ERROR"]
 
 
 # Standard output and files

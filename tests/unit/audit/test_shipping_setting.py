@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vault_service.audit.shipping import DatagramSyslog, File, Stdout, StreamSyslog, parse_destination
+from vault_service.audit.destinations import DatagramSyslog, File, Stdout, StreamSyslog, parse_destination
 from vault_service.errors import ConfigurationError
 from vault_service.log_writer import LogWriter
 

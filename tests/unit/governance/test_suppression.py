@@ -1,187 +1,193 @@
-"""No hidden count can be worked out from what is shown: tried by trying every choice of values that fits."""
+"""No hidden count can be worked out from a report: tried by making every month that gives the same report.
 
-from collections.abc import Iterator, Mapping, Sequence
+Whoever attacks knows the rule, and has everything that is published.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vault_service.governance.suppression import HIDDEN, Cell, Suppressed, label
+from vault_service.governance.report import Key, Month, report_of
+from vault_service.governance.suppression import HIDDEN
 
-Table = dict[str, dict[str, tuple[int, ...]]]
-LIMITS = st.integers(3, 5)
-
-
-def tables(groups: int, rows: int, measures: int = 1, most: int = 7) -> st.SearchStrategy[Table]:
-    counts = st.tuples(*[st.integers(0, most)] * measures)
-    group = st.dictionaries(st.sampled_from("abcd"[:rows]), counts, min_size=1, max_size=rows)
-    return st.dictionaries(st.sampled_from("xyz"[:groups]), group, min_size=1, max_size=groups)
+LIMIT = 3
+OK = Key("detokenize", "aid-verification", "", "", "ok")
+TOKENIZED = Key("tokenize", "", "", "", "ok")
+MATCHED = Key("linkagematch", "", "college-outcomes", "", "ok")
+Counts = tuple[int, int, int]
 
 
-def could_be(shown: Cell, limit: int, most: int, *, total: bool) -> Sequence[int]:
-    """The values that a reader takes a cell for. A hidden total says nothing, a hidden row that it is not small."""
-    if isinstance(shown, int):
-        return [shown]
-    if shown == f"<{limit}":
-        return range(1, limit)
-    assert shown == HIDDEN
-    return range(1 if total else limit, most + 1)
+def month_of(rows: Mapping[tuple[str, Key], Counts]) -> Month:
+    """A month with these rows; one without calls is none."""
+    made = Month()
+    for (client, key), counts in rows.items():
+        if counts[0]:
+            made.rows.setdefault(client, {})[key] = [*counts]
+    return made
 
 
-def that_fit(shown: Suppressed[str, str], measure: int) -> Iterator[dict[tuple[str, str], int]]:
-    """Every choice of the rows' values that agrees with all that is shown of one measure."""
-    keys = [(group, row) for group, rows in shown.table.items() for row in rows]
-    most = shown.total_value(measure) + shown.limit
-    choices = [could_be(shown.row(*key, measure), shown.limit, most, total=False) for key in keys]
-    totals = {group: set(could_be(shown.group(group, measure), shown.limit, most, total=True)) for group in shown.table}
-    grand = set(could_be(shown.total(measure), shown.limit, most, total=True))
-    for values in product(*choices):
-        if sum(values) in grand:
-            one = dict(zip(keys, values, strict=True))
-            sums = {group: sum(one[group, row] for row in rows) for group, rows in shown.table.items()}
-            if all(sums[group] in totals[group] for group in totals):
-                yield one
+def hidden_cells(table: str, report: Mapping[str, Any], names: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Row number and name of each hidden count of a table; a rate is worth what its counts are."""
+    for at, row in enumerate(report[table]):
+        yield from ((at, name) for name in names if row[name] == HIDDEN)
 
 
-def given_away(shown: Suppressed[str, str], measure: int) -> set[tuple[str, str]]:
-    """The hidden rows that can have one value only."""
-    seen: dict[tuple[str, str], set[int]] = {}
-    hidden = {
-        (group, row)
-        for group, rows in shown.table.items()
-        for row in rows
-        if isinstance(shown.row(group, row, measure), str)
-    }
-    for one in that_fit(shown, measure):
-        for key in hidden:
-            seen.setdefault(key, set()).add(one[key])
-        if all(len(values) > 1 for values in seen.values()):
-            break
-    assert seen.keys() == hidden  # what there really is fits
-    return {key for key, values in seen.items() if len(values) == 1}
+def by_report(months: Iterable[Month], limit: int = LIMIT) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Each report that can be published, with what all months that give it hold: their reports without a limit."""
+    found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for month in months:
+        published = report_of(month, "2026-11", limit)
+        found.setdefault(json.dumps(published), (published, []))[1].append(report_of(month, "2026-11"))
+    return list(found.values())
 
 
-@given(tables(1, 4), LIMITS)
-@settings(deadline=None)
-def test_no_row_of_one_group_can_be_worked_out_from_its_total(table: Table, limit: int) -> None:
-    assert given_away(Suppressed(table, 1, limit), 0) == set()
+def fitting(months: list[dict[str, Any]], table: str, at: int, name: str) -> set[int]:
+    """The values that a cell has in all those months."""
+    return {month[table][at][name] for month in months}
 
 
-@given(tables(2, 2), LIMITS)
-@settings(deadline=None)
-def test_no_row_can_be_worked_out_from_the_totals_of_groups_and_of_all(table: Table, limit: int) -> None:
-    assert given_away(Suppressed(table, 1, limit), 0) == set()
+def person(name: str) -> Key:
+    return OK._replace(person=name)
 
 
-@given(tables(3, 1), LIMITS)
-@settings(deadline=None)
-def test_no_group_of_one_row_can_be_worked_out_from_the_others(table: Table, limit: int) -> None:
-    assert given_away(Suppressed(table, 1, limit), 0) == set()
+ONE_CLIENT = [("sis", person("a")), ("sis", person("b")), ("sis", person("c"))]
+TWO_CLIENTS = [("sis", person("a")), ("sis", person("b")), ("registrar", person("a"))]
+REFUSED = [("sis", person("a")), ("sis", person("a")._replace(outcome="FROZEN")), ("registrar", person("a"))]
 
 
-@given(tables(2, 2, measures=2), LIMITS)
-@settings(deadline=None)
-def test_rows_that_are_hidden_for_one_measure_give_nothing_away_in_another(table: Table, limit: int) -> None:
-    shown = Suppressed(table, 2, limit)
-    assert given_away(shown, 0) == given_away(shown, 1) == set()
+@pytest.mark.parametrize("keys", [ONE_CLIENT, TWO_CLIENTS, REFUSED, ONE_CLIENT[:1]])
+def test_every_small_value_fits_a_hidden_count_of_one_measure(keys: list[tuple[str, Key]]) -> None:
+    seen = 0
+    rows = [dict(zip(keys, values, strict=True)) for values in product(range(6), repeat=len(keys))]
+    for report, months in by_report(month_of({key: (n, n, n) for key, n in one.items()}) for one in rows):
+        for at, name in hidden_cells("rows", report, ("calls", "items", "disclosed")):
+            assert fitting(months, "rows", at, name) == {1, 2}
+            seen += 1
+    assert seen
 
 
-@given(tables(3, 4, measures=3, most=20), LIMITS)
-def test_every_small_count_is_hidden_and_every_zero_shown(table: Table, limit: int) -> None:
-    shown = Suppressed(table, 3, limit)
-    for measure in range(3):
-        for group, rows in table.items():
-            for row, counts in rows.items():
-                cell = shown.row(group, row, measure)
-                assert cell in (counts[measure], label(counts[measure], limit))
-                assert not (isinstance(cell, int) and 0 < cell < limit)
-                assert counts[measure] or cell == 0
-            assert not is_small(shown.group(group, measure), limit)
-        assert not is_small(shown.total(measure), limit)
+def test_values_above_the_limit_fit_a_hidden_count_too_where_a_row_has_several() -> None:
+    keys = TWO_CLIENTS[1:]
+    counts = [(0, 0, 0), *product(range(1, 5), range(1, 5), (0, 1, 3))]
+    seen = 0
+    for report, months in by_report(month_of(dict(zip(keys, two, strict=True))) for two in product(counts, repeat=2)):
+        for at, name in hidden_cells("rows", report, ("calls", "items", "disclosed")):
+            values = fitting(months, "rows", at, name)
+            assert {1, 3} <= values
+            seen += 1
+    assert seen
 
 
-@given(tables(3, 4, measures=3, most=20))
-def test_without_a_limit_nothing_is_hidden(table: Table) -> None:
-    shown = Suppressed(table, 3, 0)
-    assert all(
-        shown.row(group, row, measure) == counts[measure]
-        for group, rows in table.items()
-        for row, counts in rows.items()
-        for measure in range(3)
-    )
-    assert shown.total(0) == sum(counts[0] for rows in table.values() for counts in rows.values())
+def tokenized(rows: Mapping[tuple[str, Key], int], errors: Mapping[str, int]) -> Month:
+    made = month_of({key: (LIMIT, items, 0) for key, items in rows.items()})
+    made.errors = {client: count for client, count in errors.items() if client in made.rows}
+    return made
 
 
-@given(tables(3, 4, most=20), LIMITS, st.data())
-def test_any_other_sum_adds_only_what_is_shown(table: Table, limit: int, data: st.DataObject) -> None:
-    shown = Suppressed(table, 1, limit)
-    keys = [(group, row) for group, rows in table.items() for row in rows]
-    some = data.draw(st.lists(st.sampled_from(keys), unique=True))
-    cell = shown.sum_of(some, 0)
-    if isinstance(cell, int):
-        assert all(isinstance(shown.row(*key, 0), int) for key in some)
-        assert cell == sum(table[group][row][0] for group, row in some)
+def test_errors_among_items_that_are_shown_cannot_be_worked_out() -> None:
+    keys = [("sis", TOKENIZED), ("sis", TOKENIZED._replace(person="a"))]
+    months = [
+        tokenized(dict(zip(keys, items, strict=True)), {"sis": errors})
+        for items in product(range(8), repeat=2)
+        for errors in range(sum(items) + 1)
+    ]
+    seen = 0
+    for report, fits in by_report(months):
+        for at, name in hidden_cells("tokenize", report, ("errors",)):
+            values = fitting(fits, "tokenize", at, name)
+            assert len(values) > 1
+            seen += 1
+    assert seen
 
 
-def is_small(cell: Cell, limit: int) -> bool:
-    return isinstance(cell, int) and 0 < cell < limit
+def matched(sides: Mapping[str, tuple[int, ...]]) -> Month:
+    """One client's calls under an agreement, from both sides; what matched was disclosed."""
+    items, exact = sum(map(sum, sides.values())), sum(parts[0] for parts in sides.values())
+    made = month_of({("k12-research", MATCHED): (LIMIT, items, exact)})
+    for domain, parts in sides.items():
+        made.sides["college-outcomes", domain] = [*parts]
+        made.keys_of_sides["college-outcomes", domain] = {("k12-research", MATCHED)}
+    return made
 
 
-def shown_of(rows: Mapping[str, int], limit: int) -> tuple[list[Cell], Cell, Cell]:
-    shown = Suppressed({"x": {row: (count,) for row, count in rows.items()}}, 1, limit)
-    return [shown.row("x", row, 0) for row in rows], shown.group("x", 0), shown.total(0)
+def sums_to(total: int, parts: int) -> Iterator[tuple[int, ...]]:
+    if parts == 1:
+        yield (total,)
+        return
+    for first in range(total + 1):
+        yield from ((first, *rest) for rest in sums_to(total - first, parts - 1))
 
 
-@pytest.mark.parametrize(
-    ("counts", "cells", "total"),
-    [
-        ((2, 30, 900), ["<5", "*", 900], 932),  # the next smallest is hidden too
-        ((2, 3, 900), ["<5", "<5", 900], 905),  # two small ones hide each other
-        ((0, 30, 900), [0, 30, 900], 930),
-        ((1, 1, 900), ["<5", "<5", "*"], 902),  # together they are small
-        ((4, 4, 900), ["<5", "<5", "*"], 908),  # nothing else adds up to 8
-        ((1, 5, 6, 900), ["<5", "*", "*", 900], 912),  # 1 and 5: nothing else adds up to 6
-        ((4, 50, 50, 900), ["<5", "*", "*", 900], 1004),  # who knows that the next smallest is hidden: 54 - 50
-        ((2,), ["<5"], "<5"),
-        ((1, 5), ["<5", "*"], "*"),
-        ((1, 1, 1, 1), ["<5", "<5", "<5", "<5"], "*"),  # `<5` of all would say that each is 1
-    ],
+@pytest.mark.parametrize(("domains", "most"), [(("k12",), 12), (("k12", "highered"), 7)])
+def test_the_parts_of_an_agreements_sides_cannot_be_worked_out(domains: tuple[str, ...], most: int) -> None:
+    parts = [split for total in range(1, most + 1) for split in sums_to(total, 3 * len(domains))]
+    months = [matched({name: one[3 * at : 3 * at + 3] for at, name in enumerate(domains)}) for one in parts]
+    seen = 0
+    for report, fits in by_report(months):
+        cells = list(hidden_cells("linkage", report, ("exact", "no_match", "errors")))
+        for at, name in cells:
+            assert len(fitting(fits, "linkage", at, name)) > 1
+            seen += 1
+        if cells:  # nor how many did not match or were errors, where those are few
+            unmatched = {sum(row["no_match"] + row["errors"] for row in one["linkage"]) for one in fits}
+            assert len(unmatched) > 1 or min(unmatched) not in range(1, LIMIT)
+    assert seen
+
+
+COUNTS = st.tuples(st.integers(1, 12), st.integers(0, 12), st.integers(0, 12))
+KEYS = st.builds(
+    Key,
+    st.sampled_from(["tokenize", "detokenize", "linkagematch"]),
+    st.sampled_from(["", "aid-verification"]),
+    st.sampled_from(["", "college-outcomes"]),
+    st.sampled_from(["", "tax-clerk"]),
+    st.sampled_from(["ok", "FROZEN"]),
 )
-def test_what_is_hidden_of_one_group(counts: tuple[int, ...], cells: list[Cell], total: Cell) -> None:
-    found, group, grand = shown_of(dict(zip("abcd", counts, strict=False)), 5)
-    assert (found, group, grand) == (cells, total, total)
+ROWS = st.dictionaries(st.tuples(st.sampled_from(["sis", "registrar", "k12-research"]), KEYS), COUNTS, max_size=12)
 
 
-def test_a_hidden_group_hides_the_next_smallest_group_as_a_whole() -> None:
-    table = {"big": {"a": (500,), "b": (600,)}, "small": {"a": (3,)}, "next": {"a": (40,), "b": (50,)}}
-    shown = Suppressed(table, 1, 5)
-    assert [shown.group(group, 0) for group in table] == [1100, "<5", "*"]
-    assert [shown.row("next", row, 0) for row in "ab"] == ["*", "*"]
-    assert [shown.row("big", row, 0) for row in "ab"] == [500, 600]
-    assert shown.total(0) == 1193
+@settings(max_examples=300)
+@given(ROWS, st.integers(3, 8), st.data())
+def test_other_hidden_rows_give_the_same_report_to_the_letter(
+    rows: dict[tuple[str, Key], Counts], limit: int, data: st.DataObject
+) -> None:
+    small = st.integers(1, limit - 1)
+    others = st.one_of(
+        st.tuples(small, st.integers(0, 99), st.integers(0, 99)),
+        st.tuples(st.integers(1, 99), small, st.integers(0, 99)),
+        st.tuples(st.integers(1, 99), st.integers(0, 99), small),
+    )
+    published = report_of(month_of(rows), "2026-11", limit)
+    hidden = {
+        (row["client"], Key(*(row[name] for name in Key._fields)))
+        for row in published["rows"]
+        if row["calls"] == HIDDEN
+    }
+    assert hidden >= {key for key, counts in rows.items() if any(0 < count < limit for count in counts)}
+    exchanged = {key: data.draw(others) if key in hidden else counts for key, counts in rows.items()}
+    assert report_of(month_of(exchanged), "2026-11", limit) == published
 
 
-def test_who_knows_that_the_next_smallest_group_is_hidden_learns_nothing_either() -> None:
-    table = {"big": {"a": (900,)}, "x": {"a": (50,)}, "y": {"a": (50,)}, "z": {"a": (4,)}}
-    shown = Suppressed(table, 1, 5)
-    assert [shown.group(group, 0) for group in table] == [900, "*", "*", "<5"]
+@given(ROWS, st.integers(3, 8))
+def test_sums_say_which_rows_they_leave_out(rows: dict[tuple[str, Key], Counts], limit: int) -> None:
+    published = report_of(month_of(rows), "2026-11", limit)
+    shares: defaultdict[str, list[bool]] = defaultdict(list)
+    for row in published["rows"]:
+        shares[row["client"]].append(row["calls"] == HIDDEN)
+    for row in published["clients"]:
+        hidden = shares[row["client"]]
+        assert row["hidden"] == ("all" if all(hidden) else "some" if any(hidden) else "none")
+        assert (row["calls"] == HIDDEN) == (row["hidden"] == "all")
 
 
-def test_small_groups_that_are_few_together_hide_another_group() -> None:
-    shown = Suppressed({"big": {"a": (500,)}, "x": {"a": (2,)}, "y": {"a": (2,)}}, 1, 5)
-    assert ([shown.group(group, 0) for group in shown.table], shown.total(0)) == (["*", "<5", "<5"], 504)
-
-
-def test_a_small_total_of_many_rows_does_not_say_that_it_is_small() -> None:
-    table = {"x": dict.fromkeys("abcd", (1,)), "y": {"a": (900,)}, "z": {"a": (3,)}}
-    shown = Suppressed(table, 1, 5)
-    assert [shown.group(group, 0) for group in table] == ["*", 900, "<5"]
-    rows = [("x", row) for row in "abcd"]
-    assert (shown.sum_of(rows, 0), shown.sum_of(rows[:3], 0), shown.sum_of([("y", "a")], 0)) == ("*", "<5", 900)
-
-
-def test_many_rows_take_no_long_time() -> None:
-    table = {client: {str(row): (row % 50, row, 7) for row in range(1, 400)} for client in "xyz"}
-    shown = Suppressed(table, 3, 10)
-    assert shown.row("x", "1", 0) == "<10"
+def test_a_report_without_a_limit_hides_nothing() -> None:
+    month = month_of({("sis", OK): (1, 1, 1)})
+    (row,) = report_of(month, "2026-11")["rows"]
+    assert row["calls"] == 1
+    assert "hidden" not in report_of(month, "2026-11")["total"]

@@ -118,6 +118,12 @@ def test_all_mistakes_are_named_at_once() -> None:
         ("tokenize: [k12]", "tokenize: [k13]", "clients.sis.tokenize.0", "is not a domain"),
         ("      k12: [checking]", "      k13: [checking]", "clients.sis.detokenize.k13", "is not a domain"),
         ("      k12: [checking]", "      k12: [chess]", "clients.sis.detokenize.k12.0", "is not a purpose"),
+        (
+            "per_day: 2",
+            "per_day: 2\n    approval_above: 1",
+            "purposes.checking.approval_above",
+            "needs person_required",
+        ),
         ("through: [sis]", "through: [sir]", "people.clerk.through.0", "is not a client"),
         ("      k12: [one]", "      k14: [one]", "agreements.study.parties.k14", "is not a domain"),
         ("k12: [one]", "k12: [nobody]", "agreements.study.parties.k12.0", "is not a client"),
