@@ -65,9 +65,12 @@ def test_a_server_that_cannot_seal_leaves_the_lease_to_one_that_can(store: Store
     else:
         (tmp_path / "directory").mkdir()
         first = sequencer(store, "first", OwnSigner(LogKey()), tmp_path / "directory")
+    first._hold_ms = 60_000
     first._attempt(first.round)
     second = sequencer(store, "second", OwnSigner(LogKey()))
     assert not second.round()  # the first has the lease
+    first._hold_ms = 200
+    assert first._claim()
     before = checkpoints(store)
     with store.transaction() as tx:
         append(tx, [record("00000000-0000-7000-8000-000000000001", "tokenize", 1, {}).event], [])

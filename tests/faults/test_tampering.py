@@ -221,7 +221,7 @@ def test_the_index_is_unique_in_its_domain_whoever_inserts(stack: Stack) -> None
     token = tokenize(stack, "945-19-0099")
     copy = (
         "INSERT INTO token_record SELECT 'k12_COPY', domain, index_version, blind_index, data_version, ciphertext,"
-        " destroy_by FROM token_record WHERE token = :token"
+        " destroy_by, set_aside FROM token_record WHERE token = :token"
     )
     with pytest.raises(Exception, match=r"(?i)unique"):
         stack.tamper(copy, token=token)

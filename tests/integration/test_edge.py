@@ -24,7 +24,7 @@ from ssn_vault_client import Profile
 from ssnvault.v1 import ssn_vault_pb2 as pb
 from tests.conftest import new_database_url
 from tests.support.authority import Authority
-from tests.support.postgres import postgres_server, server_url
+from tests.support.postgres import data_directory, postgres_server, server_url
 from tests.support.servers import (
     another_server,
     http,
@@ -365,7 +365,7 @@ def test_an_unknown_schema_version_is_not_served(tmp_path: Path, database: str, 
 
 
 def test_unsafe_durability_is_not_served(tmp_path: Path) -> None:
-    with postgres_server(tmp_path / "postgres") as postgres:
+    with data_directory() as directory, postgres_server(directory / "data") as postgres:
         url = postgres.new_database()
         store = open_store(sa.make_url(url))
         migrate(store)

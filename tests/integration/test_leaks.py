@@ -19,7 +19,7 @@ from ssnvault.v1 import ssn_vault_pb2 as pb
 from tests.support.canaries import SPELLINGS, WRITTEN, Canaries, dashed
 from tests.support.commands import bulk, ssn_vault
 from tests.support.fields import with_texts
-from tests.support.postgres import postgres_server
+from tests.support.postgres import data_directory, postgres_server
 from tests.support.servers import http, run_as_owner
 from tests.support.stack import JUSTIFICATION, Stack
 from tests.support.wire import SECONDS, Failure, channel_of, failure_of, person, refused, stub_of
@@ -55,8 +55,8 @@ class Told:
 @pytest.fixture(scope="module")
 def told(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     directory = tmp_path_factory.mktemp(f"leaks-{database}")
-    with own_database(database, directory / "postgres") as url, Stack(directory / "home", database_url=url) as stack:
-        told = Told(stack, directory / "postgres" if url else None)
+    with own_database(database) as (url, files), Stack(directory / "home", database_url=url) as stack:
+        told = Told(stack, files)
         send_well_formed(told)
         send_in_every_field(told)
         send_beside_the_messages(told)
@@ -70,13 +70,13 @@ def told(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[To
 
 
 @contextmanager
-def own_database(database: str, directory: Path) -> Iterator[str | None]:
-    """A database on a server whose files nobody else fills: its URL, none for SQLite."""
+def own_database(database: str) -> Iterator[tuple[str | None, Path | None]]:
+    """A database on a server whose files nobody else fills: its URL and the files; none of either for SQLite."""
     if database == "sqlite":
-        yield None
+        yield None, None
         return
-    with postgres_server(directory) as server:
-        yield server.new_database()
+    with data_directory() as directory, postgres_server(directory / "data") as server:
+        yield server.new_database(), directory / "data"
 
 
 # The searches

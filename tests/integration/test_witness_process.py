@@ -5,6 +5,7 @@
 
 import http.client
 import ipaddress
+import itertools
 import os
 import random
 import ssl
@@ -84,7 +85,10 @@ def test_killed_at_any_moment_it_never_cosigns_two_histories(tmp_path: Path, key
     config, chance = write_config(tmp_path, keys), random.Random(9)
     answered: list[tuple[int, bytes]] = []
     statuses: set[int] = set()
-    for number in range(KILLS):
+    for number in itertools.count():
+        if number >= KILLS and len({size for size, _ in answered}) > KILLS and {200, 409, 422} <= statuses:
+            break
+        assert number < 20 * KILLS  # a busy machine gives few answers between two kills
         with WitnessProcess(config) as witness:
             submitters = [Submitter(witness.url, [STORED, fork()], random.Random(10 * number + at)) for at in range(2)]
             for submitter in submitters:
@@ -99,8 +103,7 @@ def test_killed_at_any_moment_it_never_cosigns_two_histories(tmp_path: Path, key
         assert consistent(heads)
         # What was answered stands on the disk: no cosignature is given out that is forgotten.
         assert set(answered) <= {(head.size, head.root) for head in heads}
-    assert len({root for _, root in answered}) == len({size for size, _ in answered}) > KILLS
-    assert {200, 409, 422} <= statuses
+    assert len({root for _, root in answered}) == len({size for size, _ in answered})
 
 
 def test_its_memory_and_its_key_survive_a_kill(tmp_path: Path, keys: Path) -> None:
