@@ -45,8 +45,8 @@ def witness(tmp_path: Path) -> Iterator[StackWitness]:
 @pytest.fixture
 def own(database: str, request: pytest.FixtureRequest, tmp_path: Path, witness: StackWitness) -> Iterator[Stack]:
     url = new_database_url(database, request)
-    with Stack(tmp_path / "home", database_url=url, settings={**QUICK, **witness.settings}) as running:
-        witness.start()
+    settings = {**QUICK, **witness.settings}
+    with Stack(tmp_path / "home", database_url=url, settings=settings, before_ready=witness.start) as running:
         yield running
 
 

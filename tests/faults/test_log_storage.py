@@ -212,8 +212,7 @@ def test_a_witness_that_is_away_for_too_long_stops_what_gives_out(
     settings = {**SOON, **witness.settings}
     try:
         url = new_database_url(database, request)
-        with Stack(tmp_path / "home", database_url=url, settings=settings) as own:
-            witness.start()
+        with Stack(tmp_path / "home", database_url=url, settings=settings, before_ready=witness.start) as own:
             with Watch(own) as watch:
                 witness.kill()
                 watch.refused("AUDIT_UNAVAILABLE")
@@ -236,10 +235,13 @@ def test_a_vault_that_does_not_sign_for_too_long_stops_what_gives_out_though_key
 
 def test_a_server_that_may_not_seal_gives_nothing_out_once_nobody_has_sealed_for_too_long(own: Stack) -> None:
     own.server.stop()
-    with another_server(own, AUDIT__SEQUENCE=False) as alone, Watch(own, alone, answered=False) as watch:
-        watch.refused("AUDIT_UNAVAILABLE")
-        own.server.start()  # the one that may
-        watch.answered()
+    with another_server(own, wait=False, AUDIT__SEQUENCE=False) as alone:
+        alone.wait_listening()
+        with Watch(own, alone, answered=False) as watch:
+            watch.refused("AUDIT_UNAVAILABLE")
+            assert not alone.is_ready()
+            own.server.start()  # the one that may
+            watch.answered()
 
 
 def test_a_destination_of_shipped_events_that_is_away_for_too_long_stops_what_gives_out(
@@ -271,6 +273,6 @@ def test_a_position_of_shipped_events_that_was_moved_silences_nothing(own: Stack
             until(lambda: file.exists() and event in file.read_text(), 60)
             ((shipped,),) = own.query("SELECT size FROM log_sink WHERE name = 'ship'")
             assert shipped < 1_000_000
-            assert "tampered with" in own.log.read_text()
+            until(lambda: "tampered with" in own.log.read_text())
         server.stop()
     own.server.start()

@@ -143,7 +143,8 @@ def test_a_restored_backup_is_found_not_sealed_and_gives_nothing_out(
         result = ssn_vault(own, "audit", "verify")
         assert result.exit_code == 1
         assert "were signed at" in result.output
-        own.server.start()
+        own.server.start(wait=False)  # it never is ready
+        own.server.wait_listening()
         until(lambda: "the log is not sealed: it is not what was signed" in own.log.read_text())
         with own.client("sis") as sis:
             until(lambda: refusal(sis, tokens[0]) == "AUDIT_UNAVAILABLE")

@@ -18,6 +18,7 @@ from ssn_vault_client import (
     View,
 )
 from tests.conftest import new_database_url
+from tests.support.servers import until
 from tests.support.stack import JUSTIFICATION, Stack
 from vault_service.dev.home import SIGNERS
 from vault_service.errors import TamperedError
@@ -73,7 +74,7 @@ def test_an_edited_policy_grants_nothing_to_a_running_server_and_stops_a_new_one
     while late.is_running() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not late.is_running()
-    assert "entry 1 of the log of orders is not valid" in own.log.read_text()
+    until(lambda: "entry 1 of the log of orders is not valid" in own.log.read_text())
 
 
 def test_an_inserted_order_is_refused_by_every_call_until_it_is_gone(own: Stack) -> None:
@@ -96,7 +97,7 @@ def test_an_inserted_order_is_refused_by_every_call_until_it_is_gone(own: Stack)
         registrar.detokenize("k12", [token], purpose="transcript-verification", justification=JUSTIFICATION)
     with pytest.raises(StoreUnavailableError):
         verify_transcript(own, token)
-    assert "the database was tampered with" in own.log.read_text()
+    until(lambda: "the database was tampered with" in own.log.read_text())
     deadline = time.monotonic() + 10
     while own.server.is_ready():
         assert time.monotonic() < deadline
@@ -139,7 +140,7 @@ def test_a_rolled_back_policy_is_not_obeyed(own: Stack) -> None:
     )
     with pytest.raises(StoreUnavailableError):
         verify_transcript(own, token)
-    assert "has been at" in own.log.read_text()
+    until(lambda: "has been at" in own.log.read_text())
 
 
 def test_a_rolled_back_approval_is_worth_nothing(own: Stack) -> None:
@@ -159,7 +160,7 @@ def test_a_rolled_back_approval_is_worth_nothing(own: Stack) -> None:
         own.tamper("UPDATE approval_spend SET spent = 0 WHERE approval_id = :id", id=approval.id)
         with pytest.raises(ApprovalRequiredError):
             ask(110)
-        assert "spending was rolled back" in own.log.read_text()
+        until(lambda: "spending was rolled back" in own.log.read_text())
         own.tamper("DELETE FROM approval_spend")
         with pytest.raises(ApprovalRequiredError):
             ask(110)

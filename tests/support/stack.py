@@ -111,7 +111,7 @@ class ServerProcess:
         deadline = time.monotonic() + seconds
         while not self.listens():
             assert self._process is not None
-            assert self._process.poll() is None, f"the server ended:\n{self.log.read_text()[-3000:]}"
+            assert self._process.poll() is None, f"the server ended:\n{self._said()}"
             assert time.monotonic() < deadline, "the server does not listen"
             time.sleep(0.02)
 
@@ -146,12 +146,16 @@ class Stack:
         database_url: str | None = None,
         settings: Mapping[str, str] | None = None,
         policy: Callable[[str], str] = lambda text: text,
+        before_ready: Callable[[], object] = lambda: None,
     ) -> None:
-        """`settings` are SSN_VAULT_* variables of the servers; `policy` changes the sample policy's text."""
+        """`settings` are SSN_VAULT_* variables of the servers; `policy` changes the sample policy's text;
+        `before_ready` starts what the first server waits for.
+        """
         self.home = Home(directory)
         self.database_url = database_url
         self._settings = dict(settings or {})
         self._policy = policy
+        self._before_ready = before_ready
         self.openbao = OpenBao(self.home.openbao_directory)
         self.log = directory / "server.log"
         self.servers: list[ServerProcess] = []
@@ -187,6 +191,7 @@ class Stack:
         where = self.where(DEFAULT_PERSON)
         with admin(where) as one:
             KeyWork(one, where).create_missing()
+        self._before_ready()
         server.wait_ready()
 
     @property
