@@ -71,7 +71,7 @@ def test_a_count_of_a_policy_is_what_json_and_the_database_hold(line: str, name:
 def test_a_retention_is_at_most_a_hundred_years() -> None:
     parse_policy(GOOD.replace("retention_days: 10", f"retention_days: {LONGEST_RETENTION}"))
     for number in (LONGEST_RETENTION + 1, 99_999_999, 10**400):
-        with pytest.raises(PolicyInvalidError, match=r"domains\.k12\.retention_days: .* less than or equal to 36500"):
+        with pytest.raises(PolicyInvalidError, match=r"domains\.k12\.retention_days: must be at most 36500"):
             parse_policy(GOOD.replace("retention_days: 10", f"retention_days: {number}", 1))
     assert date(2900, 1, 1) + timedelta(LONGEST_RETENTION) < date.max
 

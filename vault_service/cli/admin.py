@@ -219,5 +219,5 @@ def _states(store: Store, signers: Signers) -> Iterator[tuple[ControlState, int]
     state = ControlState()
     for row in rows:
         signed_by = [signature.person for signature in row.signatures]
-        state = apply(state, parse_order(row.body), signed_by, signers, row.applied_at or 0)
+        state = apply(state, parse_order(row.body), signed_by, signers, row.applied_at or 0, past=True)
         yield state, row.applied_at or 0

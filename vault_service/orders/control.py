@@ -177,7 +177,7 @@ class Control:
                 if order.id != row.id:
                     raise OrderRefusedError("the order stands under another id")
                 signed_by = self.verified_signers(state, order, row.signatures)
-                state = apply(state, order, signed_by, self.signers, row.applied_at)
+                state = apply(state, order, signed_by, self.signers, row.applied_at, past=True)
             except OrderRefusedError as error:
                 raise TamperedError(f"entry {row.position} of the log of orders is not valid: {error}") from None
         return state

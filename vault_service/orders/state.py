@@ -149,11 +149,19 @@ def signatures_needed(order: Order, signers: Signers) -> int:
     return 2 if order.action in (Action.THAW, Action.APPROVE_BULK, Action.SET_ASIDE, Action.DESTROY_KEY) else 1
 
 
-def apply(state: ControlState, order: Order, signed_by: Collection[str], signers: Signers, now_ms: int) -> ControlState:
+def apply(
+    state: ControlState,
+    order: Order,
+    signed_by: Collection[str],
+    signers: Signers,
+    now_ms: int,
+    *,
+    past: bool = False,
+) -> ControlState:
     """The state after `order`, which `signed_by` have validly signed, takes effect at `now_ms`.
 
     OrderRefusedError says in words why it may not: too old, too few signatures, no such right, or an
-    argument that does not fit the state.
+    argument that does not fit the state. `past`: it is in force already, and rules made since are not held against it.
     """
     if not order.issued - CLOCK_SKEW_MS <= now_ms <= order.expires:
         raise OrderRefusedError("the order has expired, or comes from the future")
@@ -163,14 +171,15 @@ def apply(state: ControlState, order: Order, signed_by: Collection[str], signers
         raise OrderRefusedError("the order is not signed by its actor")
     if len(set(signed_by)) < signatures_needed(order, signers):
         raise MoreSignaturesNeededError("a second person must sign")
-    change = _CHANGES[order.action]
-    return replace(
-        change(state, order, frozenset(signed_by), signers, now_ms), epoch=state.epoch + 1, last_order=order.id
-    )
+    if order.action is Action.APPLY_POLICY:
+        after = _apply_policy(state, order, frozenset(signed_by), signers, past=past)
+    else:
+        after = _CHANGES[order.action](state, order, frozenset(signed_by), signers, now_ms)
+    return replace(after, epoch=state.epoch + 1, last_order=order.id)
 
 
 def _apply_policy(
-    state: ControlState, order: Order, signed_by: frozenset[str], signers: Signers, _now: int
+    state: ControlState, order: Order, signed_by: frozenset[str], signers: Signers, *, past: bool
 ) -> ControlState:
     if order.actor not in signers.names:
         raise OrderRefusedError("the actor is not among the policy's signers")
@@ -178,7 +187,7 @@ def _apply_policy(
     if base != state.policy_version:
         raise OrderRefusedError("the policy has changed since this was planned: plan again")
     try:
-        policy = parse_policy(text)
+        policy = parse_policy(text, past=past)
     except PolicyInvalidError as error:
         raise OrderRefusedError(f"the policy has mistakes: {error}") from None
     for name, old in state.policy.domains.items():
@@ -360,7 +369,6 @@ def loss_of(order: Order) -> Loss:
 
 
 _CHANGES: Final = {
-    Action.APPLY_POLICY: _apply_policy,
     Action.CREATE_KEY: _create_key,
     Action.ACTIVATE_KEY: _activate_key,
     Action.REWRAP_KEY: _rewrap_key,

@@ -6,9 +6,10 @@ here and shown in the sample policy. Rules that hold between entries stand in `r
 
 from datetime import date
 from enum import StrEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 from vault_service.ssn import REFUSED_BY_DEFAULT
 from vault_service.tokens import TokenFormat
@@ -19,10 +20,27 @@ DomainName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,15}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]  # of a client, purpose, agreement or person
 Text = Annotated[str, Field(min_length=3, max_length=500)]
 LARGEST_COUNT: Final = 2**53 - 1  # what JSON holds exactly (RFC 8785), far below what sums of a day in the database can
-LONGEST_RETENTION: Final = (
-    36_500  # days: 100 years, longer than a person's record is of use; calendars end with year 9999
-)
-Count = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
+LONGEST_RETENTION: Final = 36_500  # days: 100 years, longer than a record is of use; calendars end with year 9999
+PAST: Final = "past"  # in the context of a validation: the policy was in force already
+
+
+def _at_most(most: int) -> AfterValidator:
+    """An upper bound. A policy that was in force before the bound was made counts as if it said the bound."""
+
+    def check(value: int, info: ValidationInfo) -> int:
+        if value > most and not (info.context and info.context.get(PAST)):
+            raise PydanticCustomError("too_large", "must be at most {most}", {"most": most})
+        return min(value, most)
+
+    return AfterValidator(check)
+
+
+def _positive(most: int) -> Any:
+    return Field(gt=0, json_schema_extra={"maximum": most})
+
+
+Count = Annotated[int, _positive(LARGEST_COUNT), _at_most(LARGEST_COUNT)]
+Days = Annotated[int, _positive(LONGEST_RETENTION), _at_most(LONGEST_RETENTION)]
 
 
 class View(StrEnum):
@@ -48,7 +66,7 @@ class Domain(BaseModel):
 
     authority: Text  # the law or decision that allows the number to be kept
     purpose: Text  # what for
-    retention_days: int = Field(gt=0, le=LONGEST_RETENTION)  # from the day the number first came to its destruction
+    retention_days: Days  # from the day the number first came to its destruction
     keep_traits: bool = False  # whether encoded names and birth dates are kept, for linkage
     accept_fictitious: bool = False  # areas 900-999 with groups 00-49, for demonstrations and tests
     token_format: TokenFormat = TokenFormat.STANDARD

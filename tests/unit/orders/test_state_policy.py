@@ -1,5 +1,7 @@
 """Which policies and keys come in force, by whose signatures."""
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.unit.samples import (
@@ -18,6 +20,7 @@ from vault_service.errors import OrderRefusedError
 from vault_service.keys.names import KeyKind, KeyName
 from vault_service.orders.order import Action, new_order
 from vault_service.orders.state import ControlState, apply
+from vault_service.policy.model import LARGEST_COUNT, LONGEST_RETENTION
 
 # Policy
 
@@ -164,3 +167,28 @@ def test_what_is_no_wrapped_key_is_refused(wrapped: str) -> None:
     arguments = {"scope": "k12", "kind": "data", "version": 1, "wrapped": wrapped}
     with pytest.raises(OrderRefusedError, match="not a wrapped key"):
         ordered(sample_state(), Action.CREATE_KEY, arguments, ["key-admin-a"])
+
+
+# Policies of the past
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("retention_days: 2555 ", "retention_days: 99999999 ", 1),
+        lambda text: text.replace("per_day: 1000000 ", f"per_day: {10**20} ", 1),
+        lambda text: text.replace("    person_required: true\n    approval_above: 100 ", "    approval_above: 100 ", 1),
+        lambda text: text + "# about 900 --- 12 --- 3456\n",
+    ],
+)
+def test_a_policy_in_force_from_before_a_rule_was_made_is_read_and_a_new_one_is_refused(
+    change: Callable[[str], str],
+) -> None:
+    text = change(sample_text())
+    assert text != sample_text()
+    order = new_order(Action.APPLY_POLICY, "signer-a", {"base": 1, "policy": text}, NOW)
+    with pytest.raises(OrderRefusedError, match="the policy has mistakes"):
+        apply(sample_state(), order, TWO_SIGNERS, SIGNERS, NOW)
+    policy = apply(sample_state(), order, TWO_SIGNERS, SIGNERS, NOW, past=True).policy
+    assert all(domain.retention_days <= LONGEST_RETENTION for domain in policy.domains.values())
+    assert all(purpose.per_day <= LARGEST_COUNT for purpose in policy.purposes.values())
