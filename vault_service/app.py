@@ -49,6 +49,7 @@ from vault_service.operations.call import Call
 from vault_service.operations.runner import Runner
 from vault_service.orders.control import Control
 from vault_service.orders.jobs import JobRunner
+from vault_service.orders.losses import LossCheck
 from vault_service.orders.processor import OrderProcessor
 from vault_service.orders.pulse import Pulse, domains_without_keys
 from vault_service.orders.state import Signers
@@ -160,7 +161,8 @@ async def serving(settings: Settings, log: LogWriter) -> AsyncIterator[Serving]:
         at_end(store.close)
         keyring = Keyring(vault.unwrap, settings.keys.lease_seconds)
         signers = Signers(frozenset(settings.policy.signers), settings.policy.signatures)
-        control = Control(store, vault.public_keys, signers, keyring)
+        losses = LossCheck(LogSigner(vault))
+        control = Control(store, vault.public_keys, signers, keyring, losses)
         meter = RefusalMeter(settings.audit.refusals_per_minute)
         stream = HashStream(log)
         encryptions = EncryptionMeter()
@@ -179,7 +181,9 @@ async def serving(settings: Settings, log: LogWriter) -> AsyncIterator[Serving]:
                 one.start()
                 at_end(one.stop)
         at_end(runner.tidy)  # what is still recorded from here on is sealed
-        orders = OrderProcessor(store, control, stream, replica, sequencer.kept_heads if sequencer else tuple)
+        if sequencer is not None:
+            losses.kept_heads = sequencer.kept_heads
+        orders = OrderProcessor(store, control, stream, replica)
         jobs = JobRunner(store, control, keyring, encryptions, stream, replica)
         pulse = Pulse(store, control, replica)
         for thread in (orders, jobs, pulse):  # the pulse ends first: `orders` signs this replica off

@@ -123,12 +123,16 @@ def test_a_lost_leader_stops_what_gives_out_until_two_people_accept_the_loss(ser
         assert frozen.id not in {one["id"] for one in parsed(own, "status")["freezes"]}
         until(lambda: "a freeze is gone with the loss" in own.log.read_text())
         sealed(own)
-        report = parsed(own, "audit", "verify")
+        (unknown,) = json.loads(ssn_vault(own, "audit", "verify", "--json").output)["losses"]
+        assert ssn_vault(own, "audit", "verify").exit_code == CHECK_FAILED  # its word alone excuses nothing
+        known = ["--known-loss", said.partition("accepted_losses): ")[2].splitlines()[0]]
+        assert known[1] == unknown["line"]
+        report = parsed(own, "audit", "verify", *known)
         assert (report["ok"], report["findings"]) == (True, [])
         (loss,) = report["losses"]
         assert sorted(loss["signers"]) == sorted(SIGNERS)
         assert any("DECLARED LOSS" in note for note in report["notes"])
-        with_stream = json.loads(ssn_vault(own, "audit", "verify", "--stream", own.log, "--json").output)
+        with_stream = json.loads(ssn_vault(own, "audit", "verify", "--stream", own.log, "--json", *known).output)
         assert with_stream["findings"] == []
         assert any("declared as lost" in note for note in with_stream["notes"])
         again = ssn_vault(own, "audit", "accept-loss", "--reason", REASON, "--yes")
@@ -136,7 +140,7 @@ def test_a_lost_leader_stops_what_gives_out_until_two_people_accept_the_loss(ser
         bundle = tmp_path / "record.jsonl"
         succeeds(own, "audit", "export", "--output", bundle)
         line = ["audit", "verify", "--export", bundle, "--public-key", own.home.directory / "audit.pub.pem"]
-        assert ssn_vault(None, *line, "--checkpoints", own.home.checkpoint_file, "--older").exit_code == DONE
+        assert ssn_vault(None, *line, "--checkpoints", own.home.checkpoint_file, "--older", *known).exit_code == DONE
 
 
 def test_nobody_else_and_no_other_numbers_make_a_loss_accepted(servers: Pair, tmp_path: Path) -> None:
@@ -191,7 +195,7 @@ def test_a_witness_goes_on_once_its_own_operator_accepts_the_loss(servers: Pair,
             until(partial(refuses, own, kept))
             files = ["--checkpoints", own.home.checkpoint_file, "--checkpoints", witness.checkpoints]
             said = accept(own, *files)
-            line = next(text for text in said.splitlines() if "accepted_losses" in text).partition(": ")[2]
+            line = said.partition("accepted_losses): ")[2].splitlines()[0]
             until(lambda: "has not accepted the declared loss" in own.log.read_text())
             assert disclose(own, kept) == "AUDIT_UNAVAILABLE"
             witness.kill()
@@ -200,7 +204,9 @@ def test_a_witness_goes_on_once_its_own_operator_accepts_the_loss(servers: Pair,
             until(partial(gives_out, own, kept))
             sealed(own)
             report = json.loads(
-                ssn_vault(own, "audit", "verify", "--witness-file", witness.checkpoints, "--json").output
+                ssn_vault(
+                    own, "audit", "verify", "--witness-file", witness.checkpoints, "--known-loss", line, "--json"
+                ).output
             )
             assert (report["findings"], len(report["losses"])) == ([], 1)
     finally:

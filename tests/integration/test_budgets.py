@@ -21,6 +21,7 @@ from vault_service.operations.call import DetokenizeCall
 from vault_service.operations.context import Context
 from vault_service.orders.control import Control
 from vault_service.orders.keys import Keys
+from vault_service.orders.losses import LossCheck
 from vault_service.orders.state import Approval, ControlState, Signers
 from vault_service.policy.model import View
 from vault_service.storage.budgets import (
@@ -72,7 +73,7 @@ def test_tidying_forgets_nothing_that_a_rule_still_looks_at(store: Store) -> Non
 def charged(store: Store, approval: Approval, *, life: int) -> CallError | None:
     """How a call for eleven tokens ends that is free up to ten, with an approval that expires in `life` ms."""
     keyring = Keyring(lambda _name, _wrapped: bytes(32), 300)
-    control = Control(store, lambda _name: {}, Signers(frozenset(), 2), keyring)
+    control = Control(store, lambda _name: {}, Signers(frozenset(), 2), keyring, LossCheck(OwnSigner(LogKey())))
     seal = Seal(store, OwnSigner(LogKey()), 300, [])
     call = DetokenizeCall(
         caller=Caller("sis"),

@@ -17,6 +17,7 @@ from vault_service.keys.log_signer import LogSigner
 from vault_service.log_writer import LogWriter
 from vault_service.operations.runner import Runner
 from vault_service.orders.control import Control
+from vault_service.orders.losses import LossCheck
 from vault_service.orders.state import Signers
 from vault_service.storage.engine import open_store
 
@@ -29,7 +30,7 @@ def runner_inside(stack: Stack) -> Iterator[Runner]:
     vault = open_vault(settings.vault, vault_login(settings.vault))
     keyring = Keyring(vault.unwrap, settings.keys.lease_seconds)
     signers = Signers(frozenset(settings.policy.signers), settings.policy.signatures)
-    control = Control(store, vault.public_keys, signers, keyring)
+    control = Control(store, vault.public_keys, signers, keyring, LossCheck(LogSigner(vault)))
     try:
         seal = Seal(store, LogSigner(vault), settings.audit.max_unsealed, [])
         seal.look()

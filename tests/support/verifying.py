@@ -24,11 +24,12 @@ def verified(
     witness_files: Sequence[Path] = (),
     streams: Sequence[Path] = (),
     older: bool = False,
+    losses: Sequence[str] = (),
 ) -> Report:
     """The report on records under these keys, a witness demanded where one is given."""
     demanded = (witness.name, witness.public) if witness else None
     trusted = Keys([key.public for key in keys], demanded)
-    return verify_all(records, trusted, kept, witness_files, streams, older=older)
+    return verify_all(records, trusted, kept, witness_files, streams, older=older, known_losses=losses)
 
 
 def wrong(report: Report) -> list[Finding]:

@@ -28,15 +28,15 @@ class CheckpointFile:
         self.path = path
         self._holds = holds
 
-    def append(self, note: str) -> None:
-        """Add a note and have it on the disk, unless one there is as new."""
+    def append(self, note: str) -> bool:
+        """Add a note and have it on the disk; False, and nothing is added, when one there is as new."""
         with self._open() as descriptor:
             end = os.lseek(descriptor, 0, os.SEEK_END)
             tail = self._tail(descriptor)
             notes = split_notes(tail)
             newest = next(filter(self._holds, sorted(notes, key=_head, reverse=True)), None)
             if newest is not None and _head(note) <= _head(newest):
-                return  # another process that shares the file was faster: what it wrote is newer
+                return False  # another process that shares the file was faster: what it wrote is newer
             data = note.encode() + b"\n"
             if tail and not (notes and tail.endswith(notes[-1] + "\n")):
                 data = b"\n\n\n" + data  # what was cut off before stays apart from what is whole
@@ -47,6 +47,7 @@ class CheckpointFile:
             except OSError:
                 _cut_back(descriptor, end)
                 raise
+        return True
 
     def last(self) -> str | None:
         """The whole note near the end that says the latest head; None when there is none, or no file."""

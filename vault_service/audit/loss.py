@@ -5,7 +5,7 @@ a loss is an order, in force by signatures, and names the last checkpoint that t
 one that is known elsewhere. Pure values; who may accept a loss is decided in `orders.state`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 # A loss on one line, for the operators of witnesses: ENTRIES ROOT LOST-ENTRIES LOST-ROOT LOST-AT.
@@ -17,7 +17,8 @@ class Loss:
     """Entries that were signed and are gone: those behind the first `entries`, up to `lost_entries`.
 
     `root` and `lost_root` are the roots of these two heads (32 bytes); `lost_at` is when the second was signed, and
-    `until` when the loss was declared (ms since 1970). `order` is the id of the order that accepted it.
+    `until` when the loss was declared (ms since 1970). `note` is the second head as it was signed, and `order` the id
+    of the order that accepted the loss.
     """
 
     order: str
@@ -27,6 +28,7 @@ class Loss:
     lost_root: bytes
     lost_at: int
     until: int
+    note: str = field(default="", repr=False)
 
     def covers(self, size: int, root: bytes, at_ms: int) -> bool:
         """Whether a head was signed over entries that are declared as lost."""

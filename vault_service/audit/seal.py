@@ -48,7 +48,7 @@ class Seal:
         self._max_unsealed = max_unsealed
         self._sinks = sinks
         self._losses = losses
-        self._excused: set[str] = set()  # losses, by order: each explains one log that became shorter
+        self._met: set[str] | None = None  # losses, by order, that were known while the log was whole
         self._good_until = 0.0  # monotonic seconds
         self._largest = 0  # entries that a checkpoint covered when this server looked
         self._first_seen: tuple[str, float] = ("", 0.0)  # the oldest unsealed event, and since when it is known
@@ -97,7 +97,10 @@ class Seal:
             sinks = log.sinks(connection)
             database_ms = database_now(connection)
         covered = newest.size if newest else 0
-        if covered < self._largest and not self._is_declared(covered):
+        losses = {loss.order: loss for loss in self._losses()}
+        new = [loss for order, loss in losses.items() if self._met is not None and order not in self._met]
+        declared = any(loss.entries <= covered and self._largest > loss.entries for loss in new)
+        if covered < self._largest and not declared:
             if not self._rolled_back:
                 _log.critical("the log was rolled back", covered=covered, known=self._largest)
             self._rolled_back = True
@@ -105,6 +108,7 @@ class Seal:
             return
         self._rolled_back = False
         self._largest = covered
+        self._met = set(losses)
         # Signed anew every so often, also when nothing happens: an old one says that nobody seals.
         self._latest_ms = max(self._latest_ms, newest.at_ms if newest else 0)
         ages = [self._seconds_unchanged("the newest checkpoint", self._latest_ms, now)]
@@ -117,14 +121,6 @@ class Seal:
         self._good_until = now + left
         _SECONDS_LEFT.set(left)
         _SEALED.set(covered)
-
-    def _is_declared(self, covered: int) -> bool:
-        """Whether a loss that was accepted since explains that checkpoints cover fewer entries than before."""
-        for loss in self._losses():
-            if loss.order not in self._excused and loss.entries <= covered and self._largest > loss.entries:
-                self._excused.add(loss.order)
-                return True
-        return False
 
     def _age(self, event_id: str, now: float, database_ms: int) -> float:
         """Seconds since the event was made; by this server's own watch where that says more than the event's id."""

@@ -534,12 +534,18 @@ class Loss(NamedTuple):
     order: str
     signers: tuple[str, ...]
     entries: int
+    root: str  # hex
     lost_entries: int
     lost_root: str  # hex
     lost_at: int  # ms
     since: int  # ms: what was made before is under the last checkpoint that is left, or waited for its place then
     until: int  # ms
     position: int  # of the entry that declares it
+
+    @property
+    def line(self) -> str:
+        """What is lost, on one line, as `audit accept-loss` prints it and as whoever knows of the loss says it here."""
+        return f"{self.entries} {self.root} {self.lost_entries} {self.lost_root} {self.lost_at}"
 
     def covers(self, size: int, root: bytes, at_ms: int) -> bool:
         """Whether a checkpoint was signed over what is declared as lost."""
@@ -633,12 +639,19 @@ class Verifier:
         announced: Announced | None = None,
         *,
         older: bool = False,
+        known_losses: Sequence[str] = (),
     ) -> None:
-        """`older` says that an export may be older than what was kept: what is behind its end is then not asked for."""
+        """`older` says that an export may be older than what was kept: what is behind its end is then not asked for.
+
+        `known_losses` are lines of losses that whoever verifies knows of: what such a one covers is not missed. What
+        the record says of losses excuses nothing by itself.
+        """
         self.report = Report()
         self._keys = keys
         self._announced = announced
         self._older = older
+        self._known_losses = frozenset(known_losses)
+        self._excusing: list[Loss] = []  # declared in the record, and known to whoever verifies
         self._memory = _Memory()
         self._sources = [self._load(source) for source in kept]
         self._witnessed = any(not source.own for source in kept)
@@ -790,7 +803,9 @@ class Verifier:
         event = json.loads(body) if '_sha256":' in body else {}
         self._check_texts("event", where, event_id, event if isinstance(event, dict) else {}, record.get("texts", []))
         if event.get("kind") == "order" and "order_sha256" in event:
-            self._decided[str(event["order"])] = str(event["order_sha256"]), event.get("outcome") == "done"
+            decided = str(event["order_sha256"]), event.get("outcome") == "done"
+            if self._decided.setdefault(str(event["order"]), decided) != decided:
+                self.report.found(where, f"order {event['order']} was decided before, otherwise")
             if "loss_entries" in event and event.get("outcome") == "done":
                 self._take_loss(event)
         if '"asked_sha256":' in body and not record["linkage"]:
@@ -815,24 +830,34 @@ class Verifier:
             self.report.noted(f"{where}: its {name} is gone; what it was is not known any more, that it was is")
 
     def _take_loss(self, event: Mapping[str, Any]) -> None:
-        numbers = [event[name] for name in ("loss_entries", "loss_lost_entries", "loss_lost_at", "loss_until")]
+        numbers = [event[name] for name in ("loss_entries", "loss_lost_entries", "loss_lost_at", "loss_until", "at")]
         if not all(type(number) is int for number in numbers):
             raise ValueError
-        entries, lost_entries, lost_at, until = numbers
+        entries, lost_entries, lost_at, until, at_ms = numbers
+        where = f"entry {self._tree.size} (order {event['order']})"
+        if not lost_at - _CLOCK_MS <= until <= at_ms + _CLOCK_MS or not 0 <= entries < lost_entries:
+            self.report.found(where, "it declares as lost what can not have been signed by then")
+            return
         signers = tuple(map(str, event["signed_by"]))
         since = self._last.at_ms - _CLOCK_MS if self._last else 0  # since then nothing was signed
-        root, order = str(event["loss_lost_root_sha256"]), str(event["order"])
-        self._losses.append(Loss(order, signers, entries, lost_entries, root, lost_at, since, until, self._tree.size))
+        roots = str(event["loss_root_sha256"]), str(event["loss_lost_root_sha256"])
+        span = (entries, roots[0], lost_entries, roots[1], lost_at, since, until)
+        self._losses.append(Loss(str(event["order"]), signers, *span, position=self._tree.size))
 
     def _judge_losses(self) -> None:
-        """A declaration counts once a checkpoint covers it: servers sign none over a loss that nobody accepted."""
+        """Tell what is declared. It excuses only what whoever verifies knows of, and once a checkpoint covers it."""
         self.report.losses = [loss for loss in self._losses if loss.position < self.report.covered]
+        self._excusing = [loss for loss in self.report.losses if loss.line in self._known_losses]
         for loss in self.report.losses:
             by = " and ".join(loss.signers)
             self.report.noted(
                 f"DECLARED LOSS: what was signed over entries {loss.entries} to {loss.lost_entries - 1} until "
                 f"{_time(loss.lost_at)} is gone; entry {loss.position} declares it, order {loss.order}, signed by {by}"
             )
+            if loss not in self._excusing:
+                self.report.noted(f"if you know of this loss, from those who signed: --known-loss '{loss.line}'")
+        for line in self._known_losses - {loss.line for loss in self.report.losses}:
+            self.report.found("the known losses", f"the record declares no loss {line}, under a checkpoint")
         for name, size, at_ms, root, fits in self._memory.doubts():
             if self._is_lost(size, root, at_ms):
                 for source in self._sources:
@@ -843,7 +868,7 @@ class Verifier:
                 self.report.found(where, f"its root is another: {span} was changed, or it is of another history")
 
     def _is_lost(self, size: int, root: bytes, at_ms: int) -> bool:
-        return any(loss.covers(size, root, at_ms) for loss in self.report.losses)
+        return any(loss.covers(size, root, at_ms) for loss in self._excusing)
 
     def _take_order(self, order_id: str, body: str, rows: Sequence[Any]) -> None:
         """An order as it was signed, met after the events of all that were decided."""
@@ -852,7 +877,9 @@ class Verifier:
         if decided and sha256(body.encode()).hexdigest() != decided:
             self.report.found(where, "it is not the order that was decided")
         elif done:  # of what waits or was refused anybody may have made anything
-            self._check_texts("order", where, order_id, json.loads(body)["arguments"], rows)
+            signed = json.loads(body)["arguments"]
+            ours = [row for row in rows if f"{row[0]}_sha256" in signed]  # anybody who may ask can put others there
+            self._check_texts("order", where, order_id, signed, ours)
 
     def _take_checkpoint(self, record: Mapping[str, Any]) -> None:
         where = f"checkpoint {record['checkpoint']}"
@@ -935,7 +962,11 @@ class Verifier:
         return source
 
     def _meet_kept(self) -> None:
-        """Compare the kept checkpoints over as many entries as there are now."""
+        """Compare the kept checkpoints, and known losses, over as many entries as there are now."""
+        for line in self._known_losses:
+            entries, root = line.split(" ")[:2]
+            if entries == str(self._tree.size) and root != self._tree.root().hex():
+                self.report.found("the known losses", f"the record's first {entries} entries are not those of a loss")
         for source in self._sources:
             while source.head is not None and source.head.size <= self._tree.size:
                 self._compare(f"the checkpoint of {_time(source.head.at_ms)} in {source.name}", source.head, source)
@@ -973,7 +1004,7 @@ class Verifier:
             left += 1
             if self._older and not self._live and _made_ms(event_id) > newest_ms - _CLOCK_MS:
                 newer += 1
-            elif any(loss.since <= _made_ms(event_id) <= loss.until for loss in self.report.losses):
+            elif any(loss.since <= _made_ms(event_id) <= loss.until for loss in self._excusing):
                 lost += 1
                 if lost <= _MOST_NAMED:
                     self.report.noted(f"the log stream: event {event_id} was lost, as declared")
@@ -1066,6 +1097,7 @@ def main(arguments: Sequence[str], write: Callable[[str], object] = print) -> in
     parser.add_argument("--checkpoints", type=Path, action="append", default=[], help="the log's checkpoint file")
     parser.add_argument("--witness-file", type=Path, action="append", default=[], help="a witness's checkpoint file")
     parser.add_argument("--stream", type=Path, action="append", default=[], help="a server's log")
+    parser.add_argument("--known-loss", action="append", default=[], help="a loss you know of: accept-loss's line")
     parser.add_argument("--older", action="store_true", help="the export is older than what was kept")
     given = parser.parse_args(arguments)
     try:
@@ -1079,7 +1111,7 @@ def main(arguments: Sequence[str], write: Callable[[str], object] = print) -> in
             lines, status = list(proof_words(event, row, head)), 0
         else:
             kept = (given.checkpoints, given.witness_file, given.stream)
-            report = verify_all(read_bundle(given.file), keys, *kept, older=given.older)
+            report = verify_all(read_bundle(given.file), keys, *kept, older=given.older, known_losses=given.known_loss)
             lines, status = list(words(report)), int(report.count > 0)
     except InvalidError as error:
         lines, status = [f"WRONG  {error}"], 1
@@ -1098,6 +1130,7 @@ def verify_all(
     streams: Sequence[Path] = (),
     *,
     older: bool = False,
+    known_losses: Sequence[str] = (),
 ) -> Report:
     """Verify records against what was kept elsewhere. OSError when a file cannot be read.
 
@@ -1110,7 +1143,7 @@ def verify_all(
     for path in streams:
         if announced is not None:
             announced.read(path)
-    verifier = Verifier(keys, kept, announced, older=older)
+    verifier = Verifier(keys, kept, announced, older=older, known_losses=known_losses)
     for record in records:
         verifier.take(record)
     return verifier.finish()

@@ -147,9 +147,8 @@ class WitnessState:
         """Check and keep under the lock: what was checked is what is kept."""
         file = self.file_of(head.origin)
         last = file.last()
-        known = check_note(last, keys) if last else None
-        if known is not None:
-            known = self._before_loss(file, known, keys)
+        newest = check_note(last, keys) if last else None
+        known = self._before_loss(file, newest, keys) if newest is not None else None
         size, root = (known.size, known.root) if known else (0, bytes.fromhex(EMPTY_ROOT))
         if old != size:
             return Answer(409, f"{size}\n", "text/x.tlog.size")
@@ -158,14 +157,16 @@ class WitnessState:
         except InvalidError as error:
             _log.critical("a log does not continue what was cosigned", origin=head.origin, size=head.size, known=size)
             return Answer(422, f"{error}\n")
-        if known is not None and head.size == known.size and head.at_ms < known.at_ms:
-            return Answer(400, "a later checkpoint of this size was cosigned\n")
+        again = newest is not None and head.text == newest.text
+        if newest is not None and not again and head.at_ms <= newest.at_ms:
+            return Answer(400, "a later checkpoint was cosigned\n")
         now = int(time.time())
         signature = self._key.sign(f"cosignature/v1\ntime {now}\n{head.text}".encode())
         line = signature_line(self._name, COSIGNATURE, self._public, now.to_bytes(8) + signature)
-        if known is None or head.text != known.text:  # sent again, it is there already
+        if not again:  # else it is there already
             # Only what was checked is kept: what else a stranger puts under a note must not come back from the file.
-            file.append("".join([head.text, "\n", *head.signed, line]))
+            if not file.append("".join([head.text, "\n", *head.signed, line])):
+                return Answer(400, "a later checkpoint was cosigned\n")  # what is not kept is not cosigned
             _log.info("cosigned", origin=head.origin, size=head.size)
         return Answer(200, line)
 

@@ -6,6 +6,7 @@ repaired by it: it lets the servers go on, in the open.
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -30,10 +31,11 @@ from vault_service.cli.common import (
     stop,
 )
 from vault_service.cli.ordering import carry_out
-from vault_service.errors import ConfigurationError
-from vault_service.orders.order import Action
+from vault_service.errors import ConfigurationError, OrderRefusedError
+from vault_service.orders.order import Action, parse_order
+from vault_service.orders.state import loss_of
 from vault_service.storage.log import checkpoints as stored_checkpoints
-from vault_service.storage.orders import read_epoch
+from vault_service.storage.orders import OrderRow, read_epoch, read_orders, undecided
 
 _GONE = """Gone with it, for good:
 - every event behind the first {entries:,} entries that the database does not have: calls and what they disclosed
@@ -65,15 +67,13 @@ def accept_loss(
         where = Where(home, config, settings.policy.signers[0], token_file)
     files = kept or ([settings.audit.checkpoint_file] if settings.audit.checkpoint_file else [])
     if not files:
-        stop(
-            Exit.USAGE,
-            "--checkpoints FILE names what was kept outside the database, which tells what is lost",
-        )
+        stop(Exit.USAGE, "--checkpoints FILE names what was kept outside the database, which tells what is lost")
     keys = read_keys(home, public_key)
     with admin(where) as one:
         with one.store.reading() as connection:
-            stored = [verify.check_note(row.note, keys) for row in stored_checkpoints(connection)]
+            stored = _good((row.note for row in stored_checkpoints(connection)), keys)
             epoch = read_epoch(connection)
+            rows = read_orders(connection, undecided(connection))
         loss = _loss(stored, [_heads(file, keys) for file in files])
         console.print(
             f"The database has {loss.entries:,} of the entries that were signed. {loss.lost_entries:,} were, the last "
@@ -82,14 +82,23 @@ def accept_loss(
             soft_wrap=True,
         )
         console.print(_GONE.format(entries=loss.entries, epoch=epoch), markup=False, soft_wrap=True)
-        console.print(f"for the witnesses' operators (accepted_losses): {loss.line}", markup=False, soft_wrap=True)
+        console.print(f"for auditors (--known-loss) and witnesses (accepted_losses): {loss.line}", soft_wrap=True)
         confirm("Accept this loss?", yes=yes)
+        waiting = _waiting(rows, loss, epoch, one.person)
+        if waiting is not None:  # the same loss, by this person's own files: that is what a second signature is for
+            order = one.sign(waiting)
+            outcome = one.wait(order)
+            if outcome is None or outcome.outcome != "done":
+                stop(Exit.REFUSED, f"refused: {outcome.detail}" if outcome else "signed; it waits for one more person")
+            console.print(f"done: {order.action.value}, order {order.id}")
+            return
         arguments = {
             "entries": loss.entries,
             "root": loss.root.hex(),
             "lost_entries": loss.lost_entries,
             "lost_root": loss.lost_root.hex(),
             "lost_at": loss.lost_at,
+            "lost_note": loss.note,
             "until": max(loss.until, loss.lost_at),
             "epoch": epoch,
             "reason": reason,
@@ -97,25 +106,53 @@ def accept_loss(
         carry_out(one, where, Action.ACCEPT_LOSS, arguments, second)
 
 
-def _heads(file: Path, keys: verify.Keys) -> list[verify.Head]:
+def _waiting(rows: Iterable[OrderRow], loss: Loss, epoch: int, person: str) -> str | None:
+    """An order of somebody else that declares this very loss, and waits."""
+    now = time.time_ns() // 1_000_000
+    for row in rows:
+        try:
+            order = parse_order(row.body)
+            if order.action is not Action.ACCEPT_LOSS or order.expires < now or order.arguments.get("epoch") != epoch:
+                continue
+            same = loss_of(order).line == loss.line
+        except OrderRefusedError:
+            continue
+        if same and person not in {signature.person for signature in row.signatures}:
+            return row.id
+    return None
+
+
+def _good(notes: Iterable[str], keys: verify.Keys) -> list[tuple[verify.Head, str]]:
+    """The heads that the log's key signed, each with its note; what others put between them counts for nothing."""
+    found = []
+    for note in notes:
+        with suppress(verify.InvalidError):
+            found.append((verify.check_note(note, keys), note))
+    return found
+
+
+def _heads(file: Path, keys: verify.Keys) -> list[tuple[verify.Head, str]]:
     try:
-        return [verify.check_note(note, keys) for note in verify.notes_in(file, keys)]
+        return _good(verify.notes_in(file, keys), keys)
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
 
 
-def _loss(stored: Iterable[verify.Head], kept: list[list[verify.Head]]) -> Loss:
-    """From the last checkpoint that the database has and every file, to the last one that any file has."""
-    last = max((head for heads in kept for head in heads), key=lambda head: head.at_ms, default=None)
-    if last is None:
+def _loss(stored: list[tuple[verify.Head, str]], kept: list[list[tuple[verify.Head, str]]]) -> Loss:
+    """From the last checkpoint that the database and every file have, to the last that the database does not have."""
+    there = {(head.size, head.root) for head, _ in stored}
+    if not any(kept):
         stop(Exit.CHECK_FAILED, "what was kept holds no checkpoint: nothing is known to be lost")
-    everywhere = [{(head.size, head.root) for head in heads} for heads in kept]
+    gone = [(head, note) for heads in kept for head, note in heads if (head.size, head.root) not in there]
+    last, note = max(gone, key=lambda found: found[0].at_ms, default=(None, ""))
+    everywhere = [{(head.size, head.root) for head, _ in heads} for heads in kept]
     common = max(
-        (head for head in stored if all((head.size, head.root) in heads for heads in everywhere)),
+        (head for head, _ in stored if all((head.size, head.root) in heads for heads in everywhere)),
         key=lambda head: head.at_ms,
         default=None,
     )
     entries, root = (common.size, common.root) if common else (0, bytes.fromhex(verify.EMPTY_ROOT))
-    if last.size <= entries:
+    if last is None or last.size <= entries:
         stop(Exit.CHECK_FAILED, "nothing is lost: the database has the last checkpoint that was kept")
-    return Loss("", entries, root, last.size, last.root, last.at_ms, time.time_ns() // 1_000_000)
+    now = time.time_ns() // 1_000_000
+    return Loss("", entries, root, last.size, last.root, last.at_ms, now, note)

@@ -57,6 +57,10 @@ def verify_record(
     witness_file: Annotated[
         list[Path] | None, typer.Option("--witness-file", help="A witness's checkpoint file; may be repeated.")
     ] = None,
+    known_losses: Annotated[
+        list[str] | None,
+        typer.Option("--known-loss", help="A loss that you know of from those who signed it: accept-loss's line."),
+    ] = None,
     older: Annotated[bool, typer.Option("--older", help="The export is older than what was kept elsewhere.")] = False,
     home: Home = None,
     config: Config = None,
@@ -82,7 +86,8 @@ def verify_record(
         records = _from_database(settings)
     try:
         kept_elsewhere = (files, witness_file or [], stream or [])
-        report = verify.verify_all(_shown("verifying", records), keys, *kept_elsewhere, older=older)
+        shown, losses = _shown("verifying", records), known_losses or []
+        report = verify.verify_all(shown, keys, *kept_elsewhere, older=older, known_losses=losses)
     except OSError as error:
         raise ConfigurationError(f"a file cannot be read: {type(error).__name__}") from None
     _tell(report, json=json)
@@ -228,7 +233,7 @@ def _tell(report: verify.Report, *, json: bool) -> None:
             "unsealed": report.unsealed,
             "newest_checkpoint": report.newest_ms,
             "wrong": report.count,
-            "losses": [loss._asdict() for loss in report.losses],
+            "losses": [{**loss._asdict(), "line": loss.line} for loss in report.losses],
             "findings": [finding._asdict() for finding in report.findings],
             "notes": report.notes,
         }

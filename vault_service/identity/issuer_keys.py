@@ -19,6 +19,7 @@ from vault_service.wire import new_session, until
 
 FETCH_SECONDS: Final = 3.0  # for a fetch as a whole, however slowly the issuer sends; nobody waits longer
 _KEYS_LIVE: Final = 3600.0  # seconds, then newer ones are fetched
+_KEYS_COUNT: Final = 2 * _KEYS_LIVE  # seconds, then the old ones no longer count: one may have been withdrawn
 _PAUSES: Final = (2.0, 10.0)  # seconds from one fetch to the next, twice as long each time while nothing new comes
 _LONGEST_ANSWER: Final = 1024 * 1024  # bytes
 _log: Final = structlog.stdlib.get_logger("ssn_vault.identity")
@@ -47,17 +48,17 @@ class IssuerKeys:
         return self._fetch is not None
 
     def get(self, key_id: str) -> jwt.PyJWK | None:
-        """The key, when it is known."""
-        return self._keys.get(key_id)
+        """The key, when it is known and what is known is not too old."""
+        return self._keys.get(key_id) if time.monotonic() - self._fetched_at <= _KEYS_COUNT else None
 
     def fetch_for(self, key_id: str) -> Future[None] | None:
         """The fetch that may bring the key, begun when it is time; None when there is nothing to wait for.
 
-        For a key that is known there never is: when it is old, the fetch that this begins runs aside.
+        For a key that is known there never is, until it is too old to count: the fetch that this begins runs aside.
         """
         with self._lock:
             now = time.monotonic()
-            known = key_id in self._keys
+            known = self.get(key_id) is not None
             old = now - self._fetched_at > _KEYS_LIVE
             if self._fetch is None and (old or not known) and now >= self._next_at:
                 self._fetch = Future()

@@ -170,7 +170,7 @@ class Runner:
         keys = Keys(state, self._keyring)
         prepared = tokenize.prepare(keys, tokenizations, self._limits.items_per_call)
         with self._store.transaction(ahead=prepared.ahead) as tx:
-            if tx.epoch != state.epoch or self._control.tampered:
+            if (tx.epoch, tx.last_order) != (state.epoch, state.last_order) or self._control.tampered:
                 raise _StaleError(tx.epoch, state.epoch)
             context = Context(tx, keys, self._meter, self._encryptions, self._seal)
             # One order for all transactions: rows of tokens, then accounts, then linkage ids, then the record.

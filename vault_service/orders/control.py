@@ -10,12 +10,13 @@ from typing import Final
 
 import structlog
 
-from vault_service.errors import CallError, OrderRefusedError, Reason, TamperedError
+from vault_service.errors import CallError, LogDamagedError, OrderRefusedError, Reason, TamperedError
 from vault_service.keys.keyring import Keyring
 from vault_service.keys.names import KeyName
 from vault_service.keys.transit import VaultError, VaultNotFound, person_key_name
 from vault_service.orders.key_state import Stage
 from vault_service.orders.keys import Keys
+from vault_service.orders.losses import LossCheck
 from vault_service.orders.order import Order, parse_order, signature_holds
 from vault_service.orders.state import ControlState, Signers, apply
 from vault_service.storage.engine import Store
@@ -29,11 +30,14 @@ PublicKeys = Callable[[str], Mapping[int, bytes]]  # transit key name -> version
 class Control:
     """Holds the state; any thread may ask for it or refresh it."""
 
-    def __init__(self, store: Store, public_keys: PublicKeys, signers: Signers, keyring: Keyring) -> None:
+    def __init__(
+        self, store: Store, public_keys: PublicKeys, signers: Signers, keyring: Keyring, losses: LossCheck
+    ) -> None:
         self.signers = signers
         self._store = store
         self._public_keys = public_keys
         self._keyring = keyring
+        self.losses = losses
         self._state = ControlState()
         self._known_keys: dict[str, Mapping[int, bytes]] = {}
         self._lock = threading.Lock()
@@ -131,7 +135,7 @@ class Control:
 
     def _read_to(self, epoch: int, known: int) -> ControlState:
         state = self._state
-        if epoch < known:
+        if epoch < min(known, state.epoch):  # a state after a loss may be shorter than the one that `known` is of
             raise TamperedError(f"the log of orders ends at {epoch}, but has been at {known}")
         if epoch < state.epoch:
             return state  # another thread has read further meanwhile
@@ -154,13 +158,17 @@ class Control:
             return self._fold(ControlState(), in_force_after(connection, 0))
 
     def _after_a_loss(self) -> ControlState | None:
-        """The database's own state, where it holds a loss that this server has not heard of; else None."""
+        """The database's own state, where it holds a loss that is new to this server, and that is one; else None."""
+        known = {loss.order for loss in self._state.losses}
         try:
             state = self.of_database()
-        except TamperedError:
+            new = [loss for loss in state.losses if loss.order not in known]
+            with self._store.reading() as connection:
+                for loss in new:
+                    self.losses.check(connection, loss)
+        except (TamperedError, OrderRefusedError, LogDamagedError):
             return None
-        known = {loss.order for loss in self._state.losses}
-        if all(loss.order in known for loss in state.losses):
+        if not new:
             return None
         _log.critical("a loss of the log was accepted: orders behind it are gone", epoch=self._state.epoch)
         for order_id, freeze in self._state.freezes_by_order.items():

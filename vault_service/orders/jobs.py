@@ -116,7 +116,7 @@ class JobRunner:
             row = job_rows.read_job(tx.connection, order_id)
             if row is None or row.holder != self._replica or row.finished_at is not None:
                 return None
-            if tx.epoch != state.epoch:
+            if (tx.epoch, tx.last_order) != (state.epoch, state.last_order):
                 return Progress(row, 0, finished=False)  # begun anew under the state that is in force now
             keys = Keys(state, self._keyring)
             progress = move_batch(tx, keys, self._meter, row if row.counted else count_rows(tx, keys, row), limit)

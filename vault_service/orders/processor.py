@@ -7,17 +7,14 @@ or of the rows is looked at before the lock, because it may take its time.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Final
 
 import sqlalchemy as sa
 import structlog
 
-from vault_service.audit.checkpoint import Checkpoint
 from vault_service.audit.event import new_event_id, record
 from vault_service.audit.loss import Loss
-from vault_service.audit.sequencer import stored_tree
 from vault_service.audit.stream import HashStream
 from vault_service.errors import CallError, MoreSignaturesNeededError, OrderRefusedError, StoreError, TamperedError
 from vault_service.orders.control import Control
@@ -26,9 +23,9 @@ from vault_service.orders.reencryption import first_step, set_aside
 from vault_service.orders.state import ControlState, apply, key_of, loss_of, named_rows
 from vault_service.storage import events as event_rows
 from vault_service.storage import jobs as job_rows
-from vault_service.storage import log, rotation
 from vault_service.storage import orders as order_rows
 from vault_service.storage import replicas as replica_rows
+from vault_service.storage import rotation
 from vault_service.storage.engine import Store, Transaction, database_now, describe
 from vault_service.telling import TellOnce
 
@@ -46,14 +43,12 @@ class OrderProcessor:
         control: Control,
         stream: HashStream,
         replica: str,
-        kept_heads: Callable[[], Sequence[tuple[str, Checkpoint]]] = tuple,
     ) -> None:
-        """`replica` names this server among others; `kept_heads` tells the last heads known outside the database."""
+        """`replica` names this server among others."""
         self._store = store
         self._control = control
         self._stream = stream
         self._replica = replica
-        self._kept_heads = kept_heads
         self._told = TellOnce(_log)
         self._reported: tuple[int, float] = (0, 0.0)  # epoch, monotonic seconds
         self._stop = threading.Event()
@@ -93,8 +88,10 @@ class OrderProcessor:
                 self._process(row, given or self._control.state, actions)
             except CallError as error:
                 self._told.wrong("an order waits", about=row.id, order=row.id, reason=error.reason)
-            except (StoreError, sa.exc.SQLAlchemyError):
-                raise
+            except (StoreError, sa.exc.SQLAlchemyError) as error:
+                if not isinstance(error, sa.exc.DataError):  # that one concerns this order alone
+                    raise
+                _log.error("an order failed", order=row.id, error=describe(error))
             except Exception as error:  # noqa: BLE001 - one bad order must not keep everybody's freezes waiting
                 self._told.wrong("an order failed", "error", about=row.id, order=row.id, error=type(error).__name__)
 
@@ -138,11 +135,17 @@ class OrderProcessor:
             refusal = str(error)
         with self._store.transaction(exclusive=True) as tx:
             (again,) = order_rows.read_orders(tx.connection, [row.id])
-            if tx.epoch != state.epoch or again.outcome is not None or again.position is not None:
+            if (
+                (tx.epoch, tx.last_order) != (state.epoch, state.last_order)
+                or again.outcome is not None
+                or again.position is not None
+            ):
                 return  # decided by another replica, or to be looked at anew under the state that is in force now
             if order is not None and not refusal:
                 try:
                     apply(state, order, signed_by, self._control.signers, tx.now_ms)
+                    if order.action is Action.RETIRE_KEY:
+                        _check_unused(tx.connection, order)  # a row may have come back to the version meanwhile
                     if order.action is Action.SET_ASIDE:
                         keys, (scope, rows) = self._control.keys(), named_rows(order)
                         set_aside(tx, keys, scope, rows, order.id)
@@ -169,23 +172,10 @@ class OrderProcessor:
                     self._told.wrong(event, "info", about=order.id, order=order.id, servers=waiting)
                     return False
             if order.action is Action.RETIRE_KEY:
-                name = key_of(order)
-                if rotation.rows_using(connection, name.scope, name.kind.value, name.version):
-                    raise OrderRefusedError("rows still use this version: re-encrypt first")
+                _check_unused(connection, order)
             if order.action is Action.ACCEPT_LOSS:
-                self._check_loss(connection, loss_of(order))
+                self._control.losses.check(connection, loss_of(order))
         return True
-
-    def _check_loss(self, connection: sa.Connection, loss: Loss) -> None:
-        """OrderRefusedError unless the log is as the order says, and this server knows of no later head."""
-        size, tree = log.size(connection), stored_tree(connection)
-        if size < loss.entries or tree.root(loss.entries) != loss.root:
-            raise OrderRefusedError("the database does not have the checkpoint up to which nothing is lost")
-        if size >= loss.lost_entries and tree.root(loss.lost_entries) == loss.lost_root:
-            raise OrderRefusedError("nothing is lost: the database has the entries")
-        for where, head in self._kept_heads():
-            if head.at_ms > loss.lost_at or (head.size > loss.entries and not loss.covers(*head.seen)):
-                raise OrderRefusedError(f"{where} has another last checkpoint than the order names: prepare it again")
 
     def _report(self) -> None:
         """Say that this server is there and which keys it has; at once when that changed."""
@@ -227,6 +217,12 @@ class OrderProcessor:
         event_rows.append(tx, [recorded], [])
         _log.info("order decided", order=row.id, outcome=outcome)
         return recorded
+
+
+def _check_unused(connection: sa.Connection, order: Order) -> None:
+    name = key_of(order)
+    if rotation.rows_using(connection, name.scope, name.kind.value, name.version):
+        raise OrderRefusedError("rows still use this version: re-encrypt first")
 
 
 def _loss_facts(loss: Loss) -> dict[str, str | int]:

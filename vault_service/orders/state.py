@@ -37,6 +37,7 @@ MOST_ROWS_PER_SECOND: Final = 1_000_000  # that a re-encryption may be asked for
 _EMPTY_POLICY: Final = Policy(version=1, domains={})
 _LARGEST: Final = 2**53  # what canonical JSON can hold exactly
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
+_ROW: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")  # a token, or an event's id
 _FREEZE_KINDS: Final = ("client", "person", "domain", "all")
 
 
@@ -277,7 +278,7 @@ def _set_aside(
     if not state.versions(scope, KeyKind.INDEX):
         raise OrderRefusedError("there is no domain or agreement of that name with keys")
     if (
-        not all(isinstance(row, str) for row in rows)
+        not all(isinstance(row, str) and _ROW.fullmatch(row) for row in rows)
         or rows != sorted(set(rows))
         or not 0 < len(rows) <= MOST_SET_ASIDE
     ):
@@ -358,14 +359,14 @@ def _accept_loss(
 def loss_of(order: Order) -> Loss:
     """The loss that an order declares. OrderRefusedError when it declares none that can be."""
     numbers = dict.fromkeys(("entries", "lost_entries", "lost_at", "until", "epoch"), int)
-    entries, lost_entries, lost_at, until, _epoch, root, lost_root, _reason = _arguments(
-        order, **numbers, root=str, lost_root=str, reason=_Text
+    entries, lost_entries, lost_at, until, _epoch, root, lost_root, note, _reason = _arguments(
+        order, **numbers, root=str, lost_root=str, lost_note=str, reason=_Text
     )
     if not 0 <= entries < lost_entries < _LARGEST or not 0 < lost_at <= until < _LARGEST:
         raise OrderRefusedError("that is no span of entries and times that can be lost")
     if not all(_HASH.fullmatch(text) for text in (root, lost_root)):
         raise OrderRefusedError("a root is 64 hexadecimal digits")
-    return Loss(order.id, entries, bytes.fromhex(root), lost_entries, bytes.fromhex(lost_root), lost_at, until)
+    return Loss(order.id, entries, bytes.fromhex(root), lost_entries, bytes.fromhex(lost_root), lost_at, until, note)
 
 
 _CHANGES: Final = {

@@ -33,8 +33,9 @@ _NOW: Final = (
 _NOW_SQLITE: Final = "CAST((julianday('now') - 2440587.5) * 86400000 AS integer)"
 _CLOCK: Final = f"SELECT {_NOW}"
 _CLOCK_SQLITE: Final = f"SELECT {_NOW_SQLITE}"
-_CONTROL: Final = f"SELECT epoch, {_NOW} FROM control WHERE id = 1"  # noqa: S608 - constants of this file
-_CONTROL_SQLITE: Final = f"SELECT epoch, {_NOW_SQLITE} FROM control WHERE id = 1"  # noqa: S608 - same
+_LAST: Final = "(SELECT order_id FROM control_log WHERE position = control.epoch)"
+_CONTROL: Final = f"SELECT epoch, {_LAST}, {_NOW} FROM control WHERE id = 1"  # noqa: S608 - constants of this file
+_CONTROL_SQLITE: Final = f"SELECT epoch, {_LAST}, {_NOW_SQLITE} FROM control WHERE id = 1"  # noqa: S608 - same
 
 _BUSY: Final = "busy_timeout = 10000"
 _PRAGMAS: Final = (
@@ -52,13 +53,14 @@ Statement = tuple[str, Mapping[str, object]]  # psycopg's parameter style
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """One open transaction: its connection, the control epoch it read, and the database's clock (ms).
+    """One open transaction: its connection, the control epoch and the order there, and the database's clock (ms).
 
     `ahead` has the rows of the statements that were sent together with its first ones (PostgreSQL only).
     """
 
     connection: sa.Connection
     epoch: int
+    last_order: str
     now_ms: int
     postgresql: bool
     ahead: Sequence[list[tuple[Any, ...]]] = ()
@@ -132,8 +134,8 @@ class Store:
                     controls, answers = [tuple(row) for row in connection.exec_driver_sql(_CONTROL_SQLITE)], []
                 if len(controls) != 1:
                     raise StoreError("the control row is missing: was the database tampered with?")
-                ((epoch, now_ms),) = controls
-                tx = Transaction(connection, epoch, now_ms, self.postgresql, answers)
+                ((epoch, last_order, now_ms),) = controls
+                tx = Transaction(connection, epoch, last_order or "", now_ms, self.postgresql, answers)
                 yield tx
                 committing = True
                 tx.commit()

@@ -13,7 +13,7 @@ from tests.support.auditlog import Book
 from tests.support.verifying import verified, wrong
 from vault_service.audit.verify import Report, canonical, leaf_hash
 
-Check = Callable[[Book, list[str]], Report]
+Check = Callable[..., Report]
 
 
 @pytest.fixture
@@ -46,6 +46,12 @@ def lost() -> tuple[Book, list[str], dict[str, Any]]:
 ORDER = '{"arguments":{}}'
 
 
+def line(facts: dict[str, Any]) -> str:
+    """What whoever knows of the loss says."""
+    names = ("entries", "root_sha256", "lost_entries", "lost_root_sha256", "lost_at")
+    return " ".join(str(facts[f"loss_{name}"]) for name in names)
+
+
 def declare(book: Book, facts: dict[str, Any], outcome: str = "done") -> None:
     made = book.event(kind="order")
     order = {"action": "audit.accept-loss", "order": "1", "order_sha256": sha256(ORDER.encode()).hexdigest()}
@@ -61,12 +67,12 @@ def declare(book: Book, facts: dict[str, Any], outcome: str = "done") -> None:
 def checked(tmp_path: Path) -> Check:
     """Verify a log against everything that was kept outside of it."""
 
-    def check(book: Book, kept: list[str]) -> Report:
+    def check(book: Book, kept: list[str], *losses: str) -> Report:
         file = tmp_path / "kept"
         file.write_text("".join(f"{note}\n" for note in dict.fromkeys([*kept, *book.notes])))
         *before, end = book.records()
         records = [*before, {"order": "1", "body": ORDER, "texts": []}, end]
-        return verified(records, book.key, kept=[file])
+        return verified(records, book.key, kept=[file], losses=losses)
 
     return check
 
@@ -78,9 +84,10 @@ def test_what_was_declared_as_lost_is_told_and_not_wrong(
     declare(book, facts)
     book.add(8)  # also over as many entries as were lost
     book.seal()
-    report = checked(book, kept)
+    report = checked(book, kept, line(facts))
     assert wrong(report) == []
     (loss,) = report.losses
+    assert loss.line == line(facts)
     assert (loss.entries, loss.lost_entries, loss.signers, loss.position) == (3, 9, ("a", "b"), 3)
     assert any(note.startswith("DECLARED LOSS: what was signed over entries 3 to 8") for note in report.notes)
     assert any(note.endswith("kept: 2 checkpoints cover entries that are declared as lost") for note in report.notes)
@@ -109,7 +116,7 @@ def test_a_declaration_of_something_else_explains_nothing(
     declare(book, facts | change)
     book.add(8)
     book.seal()
-    assert wrong(checked(book, kept))
+    assert wrong(checked(book, kept, line(facts | change)))
 
 
 @pytest.mark.parametrize("outcome", ["refused", "waiting"])
@@ -119,7 +126,7 @@ def test_a_declaration_that_was_refused_explains_nothing(
     book, kept, facts = lost
     declare(book, facts, outcome)
     book.seal()
-    assert wrong(checked(book, kept))
+    assert wrong(checked(book, kept, line(facts)))
 
 
 def test_a_declaration_that_no_checkpoint_covers_explains_nothing(
@@ -128,7 +135,7 @@ def test_a_declaration_that_no_checkpoint_covers_explains_nothing(
 ) -> None:
     book, kept, facts = lost
     declare(book, facts)
-    assert wrong(checked(book, kept))
+    assert wrong(checked(book, kept, line(facts)))
 
 
 def test_what_was_signed_after_the_loss_is_not_excused_by_it(
@@ -141,4 +148,36 @@ def test_what_was_signed_after_the_loss_is_not_excused_by_it(
     book.add(2)
     gone = book.seal()
     book.stored, book.items, book.notes = before
-    assert wrong(checked(book, [*kept, gone]))
+    assert wrong(checked(book, [*kept, gone], line(facts)))
+
+
+def test_what_the_record_says_of_a_loss_excuses_nothing_by_itself(
+    lost: tuple[Book, list[str], dict[str, Any]], checked: Check
+) -> None:
+    """Who can insert an event can invent a declaration, with any names: only who was told of the loss believes it."""
+    book, kept, facts = lost
+    declare(book, facts)
+    book.add(8)
+    book.seal()
+    report = checked(book, kept)
+    assert wrong(report)
+    assert any(note.endswith(f"--known-loss '{line(facts)}'") for note in report.notes)
+
+
+def test_a_loss_that_is_known_and_not_declared_is_missed(
+    lost: tuple[Book, list[str], dict[str, Any]], checked: Check
+) -> None:
+    book, kept, facts = lost
+    book.add(8)
+    book.seal()
+    assert any("declares no loss" in finding.what for finding in wrong(checked(book, kept, line(facts))))
+
+
+@pytest.mark.parametrize("change", [{"loss_lost_at": 10**15, "loss_until": 10**15}, {"loss_entries": 9}])
+def test_a_declaration_of_what_was_not_signed_by_then_is_found(
+    lost: tuple[Book, list[str], dict[str, Any]], checked: Check, change: dict[str, int]
+) -> None:
+    book, _, facts = lost
+    declare(book, facts | change)
+    book.seal()
+    assert any("can not have been signed" in finding.what for finding in wrong(checked(book, [])))

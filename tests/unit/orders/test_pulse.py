@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests.support.auditlog import LogKey
+from tests.support.sealed import OwnSigner
 from tests.support.servers import until
 from vault_service.keys.keyring import Keyring
 from vault_service.orders import pulse
 from vault_service.orders.control import Control
+from vault_service.orders.losses import LossCheck
 from vault_service.orders.state import Signers
 from vault_service.storage.engine import Store, open_store
 from vault_service.storage.replicas import remembered
@@ -29,7 +32,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def beating(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[pulse.Pulse]:
     monkeypatch.setattr(pulse, "_PERIOD", 0.02)
     keyring = Keyring(lambda *_: b"", 300.0)
-    made = pulse.Pulse(store, Control(store, lambda _: {}, Signers(frozenset(), 2), keyring), "one")
+    losses = LossCheck(OwnSigner(LogKey()))
+    made = pulse.Pulse(store, Control(store, lambda _: {}, Signers(frozenset(), 2), keyring, losses), "one")
     assert made.store_trouble() == "nothing was written yet"
     made.start()
     yield made

@@ -165,6 +165,7 @@ LOSS = {
     "lost_entries": 20,
     "lost_root": "0b" * 32,
     "lost_at": NOW - 5000,
+    "lost_note": "as it was signed",
     "until": NOW,
     "epoch": 1,
     "reason": "failover to a standby that was behind",
@@ -173,7 +174,7 @@ LOSS = {
 
 def test_a_loss_is_accepted_by_the_policys_signers_and_names_what_is_left_and_what_is_gone() -> None:
     state, order = ordered(sample_state(), Action.ACCEPT_LOSS, LOSS, TWO_SIGNERS)
-    assert state.losses == (Loss(order.id, 10, b"\x0a" * 32, 20, b"\x0b" * 32, NOW - 5000, NOW),)
+    assert state.losses == (Loss(order.id, 10, b"\x0a" * 32, 20, b"\x0b" * 32, NOW - 5000, NOW, "as it was signed"),)
     assert (state.epoch, state.last_order) == (2, order.id)
     with pytest.raises(MoreSignaturesNeededError):
         ordered(sample_state(), Action.ACCEPT_LOSS, LOSS, ["signer-a", "key-admin-a"])
