@@ -50,7 +50,7 @@ def test_a_database_that_hangs_is_noticed_though_the_look_at_it_hangs_too(own: S
     with path_to_postgres(url) as (path, through), another_server(own, DATABASE__URL=through) as server:
         becomes(own, server, ready=True, line="store: ok")
         path.swallow(later=True)
-        becomes(own, server, ready=False, line="store: the database ")
+        becomes(own, server, ready=False, line=" answer")
         path.pass_on()
         becomes(own, server, ready=True)
         assert tokenize(own, server, "k12")

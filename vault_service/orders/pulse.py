@@ -15,7 +15,8 @@ from vault_service.keys.keyring import Keyring
 from vault_service.keys.names import KeyKind
 from vault_service.orders.control import Control
 from vault_service.storage import replicas
-from vault_service.storage.engine import Store, describe
+from vault_service.storage.engine import Store
+from vault_service.storage.faults import explain
 
 _PERIOD: Final = 1.0
 _SLOW: Final = 5.0  # seconds after which a database that has not answered counts as one that does not
@@ -77,7 +78,7 @@ class Pulse:
         except StoreError as error:
             self._store_trouble = str(error)
         except sa.exc.SQLAlchemyError as error:
-            self._store_trouble = f"the database takes no writes ({describe(error)})"
+            self._store_trouble = explain(error)
         except Exception as error:  # noqa: BLE001 - the next attempt must still come
             self._store_trouble = type(error).__name__
         else:

@@ -70,7 +70,7 @@ def test_a_write_that_is_refused_is_said_with_its_cause(store: Store, beating: p
     until(lambda: not beating.store_trouble())
     with store.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE replica RENAME TO gone")
-    until(lambda: beating.store_trouble().startswith("the database takes no writes (OperationalError"))
+    until(lambda: "has no tables" in beating.store_trouble())
     with store.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE gone RENAME TO replica")
     until(lambda: not beating.store_trouble())
