@@ -50,6 +50,7 @@ def test_once_a_line_is_stuck_nobody_waits_for_the_deadline(fifo: Fifo, monkeypa
     fifo.fill()
     with pytest.raises(NotWrittenError):
         log.write(["stuck"])
+    until(lambda: bool(log.trouble))
     waited: list[float | None] = []
     monkeypatch.setattr(log._changed, "wait_for", lambda _, timeout: waited.append(timeout))
     for _ in range(100):
