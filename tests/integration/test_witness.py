@@ -56,6 +56,17 @@ def test_the_same_size_again_is_cosigned_again(running: Running) -> None:
     assert running.caller.submit(5, [], later).status == 200
 
 
+def test_a_larger_head_that_is_not_later_is_not_cosigned(running: Running) -> None:
+    """What cannot be kept behind the newest is forgotten: the next fork of that size would be cosigned too."""
+    assert running.caller.grow(STORED, KEY, 0, 100).status == 200
+    at = STORED.checkpoint(size=100).at_ms
+    for earlier in (at - 1, at):
+        head = STORED.checkpoint(earlier, size=150)
+        assert running.caller.submit(100, STORED.tree.consistency(100, 150), KEY.note(head)).status == 400
+    assert running.cosigned() == [(100, STORED.tree.root(100))]
+    assert running.caller.grow(STORED, KEY, 100, 150).status == 200
+
+
 @pytest.mark.parametrize(
     "body",
     [

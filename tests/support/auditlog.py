@@ -87,10 +87,10 @@ class StoredTree:
             row.append(node.hash)
         self.levels[0] += leaves
 
-    def checkpoint(self, at_ms: int = START, size: int | None = None, origin: str = ORIGIN) -> Checkpoint:
-        """The head of the first `size` leaves."""
+    def checkpoint(self, at_ms: int | None = None, size: int | None = None, origin: str = ORIGIN) -> Checkpoint:
+        """The head of the first `size` leaves; a larger one is later."""
         covered = self.size if size is None else size
-        return Checkpoint(origin, covered, self.tree.root(covered), at_ms)
+        return Checkpoint(origin, covered, self.tree.root(covered), START + covered if at_ms is None else at_ms)
 
 
 def leaves_of(count: int, start: int = 0) -> list[bytes]:

@@ -164,7 +164,10 @@ def set_aside(
     yes: Yes = False,
     second: Second = None,
 ) -> None:
-    """Let rows that do not open keep no key version in use any more; two people sign. Their bytes stay."""
+    """Let rows that do not open keep no key version in use any more; two people sign. Their bytes stay.
+
+    Linkage ids of their persons under an older version of an agreement's key are lost with the next re-encryption.
+    """
     where = Where(home, config, as_, token_file)
     with admin(where) as one:
         (scope,) = _scopes(one.state(), domain, agreement, everything=False, data=False)
