@@ -84,7 +84,7 @@ def tokenize_new(connection: Any, commits: int) -> float:
                     ("bench", 1, *indexes),
                 ).fetchall()
                 tx.executemany(
-                    "INSERT INTO token_record VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO token_record VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
                     [(token, "bench", 1, index, 1, sealed, "2033-01-01") for index, token, sealed in batch],
                 )
             _events(tx, postgresql, 1)
@@ -92,7 +92,7 @@ def tokenize_new(connection: Any, commits: int) -> float:
 
 
 def detokenize(connection: Any, tokens: list[str], commits: int, tokens_per_event: int) -> float:
-    """Tokens a second: fetch 1,000 records, insert their events and disclosure rows, spend, commit."""
+    """Tokens a second: fetch 1,000 records, insert their events, disclosure rows and texts, spend, commit."""
     postgresql = not isinstance(connection, sqlite3.Connection)
     events = ROWS // tokens_per_event
     began = time.perf_counter()
@@ -145,6 +145,15 @@ def detokenize(connection: Any, tokens: list[str], commits: int, tokens_per_even
                 )
             else:
                 tx.executemany("INSERT INTO disclosure VALUES (?, ?, ?, ?, ?, ?)", rows)
+            texts = [(id_, "justification", salts[:32], "measuring the speed of this call") for id_ in ids]
+            if postgresql:
+                tx.execute(
+                    "INSERT INTO event_text (event_id, name, salt, text) SELECT * FROM unnest(CAST(%s AS text[]),"
+                    " CAST(%s AS text[]), CAST(%s AS text[]), CAST(%s AS text[]))",
+                    tuple(map(list, zip(*texts, strict=True))),
+                )
+            else:
+                tx.executemany("INSERT INTO event_text VALUES (?, ?, ?, ?)", texts)
     return commits * ROWS / (time.perf_counter() - began)
 
 
