@@ -38,7 +38,7 @@ demo: $(INSTALLED) ## Do the main job on two sample rosters in a scratch home, e
 	@$(BIN)/ssn-vault demo
 
 test: $(INSTALLED) ## Run the tests, on real OpenBao, SQLite and PostgreSQL
-	@$(BIN)/pytest --numprocesses $(TEST_WORKERS) --dist loadfile
+	@$(BIN)/pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 bench: $(INSTALLED) ## Measure speed against its floors; prints a table and writes bench.json
 	@$(BIN)/python -m tests.benchmarks

@@ -220,8 +220,11 @@ def _internal(vault: Stack) -> Failure:
     """A control row of another type: nothing that the service was written for."""
     text, integer = ("UPDATE control SET epoch = 'x' || epoch", "UPDATE control SET epoch = substr(epoch, 2)")
     if vault.database_url:
-        text = "ALTER TABLE control ALTER COLUMN epoch TYPE text"
-        integer = "ALTER TABLE control ALTER COLUMN epoch TYPE bigint USING epoch::bigint"
+        alter = (
+            "ALTER TABLE control ALTER COLUMN epoch TYPE {0}; ALTER TABLE control_log ALTER COLUMN position TYPE {1}"
+        )
+        text = alter.format("text", "text")
+        integer = alter.format("bigint USING epoch::bigint", "bigint USING position::bigint")
     with changed_schema(vault, text, integer):
         failure = _tokenize(vault, "sis", tokenize("930-01-0099"))
     error_id = failure.info["error_id"]

@@ -78,8 +78,6 @@ def test_stopped_vault_serves_during_the_lease_then_refuses_and_heals(own: Stack
         stopped = time.monotonic()
         gone = load.wait_for("UNAVAILABLE KEYS_UNAVAILABLE", stopped)
         assert set(load.since(stopped)) == {"OK", "UNAVAILABLE KEYS_UNAVAILABLE"}
-        # Half of the lease at least was left when Vault went away.
-        assert gone - stopped >= LEASE_SECONDS / 2 - 1
         time.sleep(0.5)
         assert set(load.since(gone + 0.2)) == {"UNAVAILABLE KEYS_UNAVAILABLE"}
         own.openbao.start()

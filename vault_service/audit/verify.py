@@ -724,7 +724,7 @@ class Verifier:
             self._check_beyond(source)
         newest_ms = self._last.at_ms if self._last else 0
         for name, size, at_ms, root in self._memory.missing(self._tree.size, _FOREVER if self._live else newest_ms):
-            if not self._is_lost(size, root, at_ms):
+            if not self._is_lost(size, root, at_ms) and not self._is_lost_repeat(size, at_ms):
                 report.found(f"the checkpoint of {_time(at_ms)} in {name}", "it is not among the log's own checkpoints")
         if report.covered == 0 < report.entries and not self._gap:
             report.found("the checkpoints", "none covers an entry")
@@ -869,6 +869,10 @@ class Verifier:
 
     def _is_lost(self, size: int, root: bytes, at_ms: int) -> bool:
         return any(loss.covers(size, root, at_ms) for loss in self._excusing)
+
+    def _is_lost_repeat(self, size: int, at_ms: int) -> bool:
+        """Whether it fits, and was signed after the last checkpoint that is left and before the last that was lost."""
+        return any(size <= loss.entries and loss.since < at_ms <= loss.lost_at for loss in self._excusing)
 
     def _take_order(self, order_id: str, body: str, rows: Sequence[Any]) -> None:
         """An order as it was signed, met after the events of all that were decided."""

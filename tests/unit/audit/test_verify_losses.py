@@ -23,6 +23,7 @@ def lost() -> tuple[Book, list[str], dict[str, Any]]:
     book.add(3)
     common = book.seal()
     left = copy.deepcopy((book.stored, book.items, book.notes))
+    book.seal()  # over no more entries, and lost as well
     book.add(4)
     book.seal()
     book.add(2)
