@@ -18,9 +18,9 @@ OVERDUE = 3
 
 
 @pytest.fixture
-def own(own_stack_directory: object) -> Iterator[Stack]:
+def own(own_stack_directory: Path) -> Iterator[Stack]:
     """A stack whose wrapping key a test takes away."""
-    with Stack(own_stack_directory, settings={"SSN_VAULT_KEYS__LEASE_SECONDS": str(LEASE)}) as stack:  # type: ignore[arg-type]
+    with Stack(own_stack_directory, settings={"SSN_VAULT_KEYS__LEASE_SECONDS": str(LEASE)}) as stack:
         yield stack
 
 

@@ -167,7 +167,7 @@ def filled(template: str, names: Collection[str]) -> Iterator[str]:
     for name in names:
         for values in itertools.product(*(PARTS[part] for part in open_parts)):
             chosen = dict(zip(open_parts, values, strict=True))
-            yield re.sub(r"{(\w+)}", lambda found: chosen.get(found[1], name), template).lstrip("/")  # noqa: B023
+            yield re.sub(r"{(\w+)}", lambda found: chosen.get(found[1], name), template).lstrip("/")  # noqa: B023 - called at once
 
 
 def unexpected(found: Mapping[str, tuple[str, ...]], table: Table) -> dict[str, tuple[str, ...]]:
